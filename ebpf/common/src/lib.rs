@@ -1,0 +1,2 @@
+//! ABI between the BPF programs and userspace.
+#![no_std]

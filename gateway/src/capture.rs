@@ -1,0 +1,144 @@
+//! Kernel capture: the types that a redirected connection carries, and the `Capture` seam.
+//!
+//! - input: an accepted socket
+//! - output: [`Captured`]: original destination and the process that called `connect(2)`
+//! - bound: one record per socket, kept by the kernel with the socket (`BPF_MAP_TYPE_SK_STORAGE`)
+//! - on failure: [`CaptureError`]; the caller closes the connection (fail closed)
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use crate::error::{Fault, Faulty};
+
+pub mod cgroup;
+pub mod fixed;
+pub mod loader;
+pub mod maps;
+
+/// The destination that the client asked for, before the redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OrigDst(pub SocketAddr);
+
+/// The kernel's identifier of a socket (`SO_COOKIE`), never reused within a boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SocketCookie(pub u64);
+
+/// A cgroup v2 id: the inode number of its directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CgroupId(pub u64);
+
+/// A process for as long as the host is up. A bare pid is reused by the kernel; this is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessKey {
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// `task_struct.start_boottime` of the group leader, nanoseconds since boot.
+    pub start_time_ns: u64,
+}
+
+/// An executable file, by the kernel's identifiers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExeId {
+    /// `super_block.s_dev`, in the kernel's encoding (20-bit minor).
+    pub dev: u32,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// The process that called `connect(2)`, as the kernel saw it in the hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Which process.
+    pub key: ProcessKey,
+    /// Effective-at-connect user id, in the initial user namespace.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// The process's cgroup (not the socket's).
+    pub cgroup_id: CgroupId,
+    /// Network namespace cookie of the socket.
+    pub netns_cookie: u64,
+    /// The executable.
+    pub exe: ExeId,
+    /// Parent first. At most `weir_ebpf_common::MAX_ANCESTORS`.
+    pub ancestors: Vec<ProcessKey>,
+    /// Thread name: text that the process chose itself.
+    pub comm: String,
+    /// Arguments, cut at `weir_ebpf_common::MAX_ARGV_BYTES`: text that the process chose itself.
+    pub argv: Vec<String>,
+}
+
+/// What the kernel knows about one redirected connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// Where the client wanted to go.
+    pub orig_dst: OrigDst,
+    /// The client's own socket.
+    pub socket_cookie: SocketCookie,
+    /// Who called `connect(2)`.
+    pub process: Process,
+}
+
+/// The `Capture` seam: kernel socket storage, or a fixed answer in tests without root.
+pub trait Capture: Send + Sync + 'static {
+    /// Reads the record of an accepted socket.
+    ///
+    /// # Errors
+    /// [`CaptureError::NoRecord`] when the connection did not come through the hooks.
+    fn record(&self, socket: BorrowedFd<'_>) -> Result<Captured, CaptureError>;
+}
+
+/// Why capture failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The socket has no record: somebody connected to the gateway directly.
+    #[error("no capture record on the accepted socket")]
+    NoRecord,
+    /// The kernel lacks something that capture needs.
+    #[error("this kernel cannot capture: {0}")]
+    Unsupported(String),
+    /// A BPF object, map or link could not be used.
+    #[error("{action}: {detail}")]
+    Bpf {
+        /// What was attempted.
+        action: String,
+        /// What the kernel or aya answered.
+        detail: String,
+    },
+    /// A file of cgroupfs, bpffs or procfs could not be used.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was attempted.
+        action: String,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The pinned maps were made by another version of weir.
+    #[error("pinned maps have ABI version {found}, this binary needs {wanted}")]
+    AbiVersion {
+        /// Version found in the pinned configuration map.
+        found: u32,
+        /// `weir_ebpf_common::ABI_VERSION`.
+        wanted: u32,
+    },
+}
+
+impl Faulty for CaptureError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::NoRecord => Fault::Downstream,
+            Self::Unsupported(_)
+            | Self::Bpf { .. }
+            | Self::Io { .. }
+            | Self::AbiVersion { .. } => Fault::Internal,
+        }
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::NoRecord => "no_capture_record",
+            Self::Unsupported(_) => "capture_unsupported",
+            Self::Bpf { .. } | Self::Io { .. } | Self::AbiVersion { .. } => "capture_failed",
+        }
+    }
+}

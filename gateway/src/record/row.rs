@@ -1,0 +1,495 @@
+//! The rows of the record, as ClickHouse stores them, and their RowBinary encoding.
+//!
+//! - input: finished flows, exchanges, bodies; gaps and heartbeats
+//! - output: RowBinary bytes, and the `RowBinaryWithNamesAndTypes` header of each table
+//! - bound: a row is at most `limits::MAX_RECORD_BYTES`
+//! - on failure: encoding cannot fail
+//!
+//! The declarations below are the only list of columns in Rust. `deploy/clickhouse/` holds the
+//! DDL; the header carries names and types, so that a server refuses a row that does not fit its
+//! schema, and fills columns that a newer schema added with their defaults.
+
+use std::net::Ipv6Addr;
+
+use uuid::Uuid;
+
+/// Who writes: the same for all rows of one gateway start.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    /// Stable name of the host (configured, or the machine id).
+    pub host_id: String,
+    /// One start of the gateway. `(host_id, boot_id, seq)` names a record in the whole fleet.
+    pub boot_id: Uuid,
+    /// Organisation that owns the host.
+    pub org: String,
+    /// Project that owns the host, empty when it is shared.
+    pub project: String,
+    /// Seconds that flows and exchanges are kept.
+    pub retain_metadata_s: u32,
+    /// Seconds that bodies are kept.
+    pub retain_bodies_s: u32,
+}
+
+/// A table of the record. The number is the spool's table id: never reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Table {
+    /// One row per redirected connection.
+    Flows = 1,
+    /// One row per request and its response.
+    Exchanges = 2,
+    /// Recorded bodies, in chunks.
+    Bodies = 3,
+    /// Known loss.
+    Gaps = 4,
+    /// Liveness and counters.
+    Heartbeats = 5,
+}
+
+impl Table {
+    /// Every table, in the order in which a batch inserts them.
+    pub const ALL: [Self; 5] =
+        [Self::Bodies, Self::Exchanges, Self::Flows, Self::Gaps, Self::Heartbeats];
+
+    /// The table's name in ClickHouse.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flows => "flows",
+            Self::Exchanges => "exchanges",
+            Self::Bodies => "bodies",
+            Self::Gaps => "gaps",
+            Self::Heartbeats => "heartbeats",
+        }
+    }
+
+    /// The table with this spool id.
+    pub fn from_id(id: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| *t as u8 == id)
+    }
+
+    /// Names and types of the table's columns, in encoding order.
+    pub fn columns(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Flows => FlowRow::COLUMNS,
+            Self::Exchanges => ExchangeRow::COLUMNS,
+            Self::Bodies => BodyRow::COLUMNS,
+            Self::Gaps => GapRow::COLUMNS,
+            Self::Heartbeats => HeartbeatRow::COLUMNS,
+        }
+    }
+
+    /// The header of `FORMAT RowBinaryWithNamesAndTypes`.
+    pub fn header(self) -> Vec<u8> {
+        let columns = self.columns();
+        let mut out = Vec::with_capacity(columns.len() * 32);
+        put_len(columns.len(), &mut out);
+        for (name, _) in columns {
+            name.encode(&mut out);
+        }
+        for (_, kind) in columns {
+            kind.encode(&mut out);
+        }
+        out
+    }
+}
+
+/// A row that the recorder can write.
+pub trait Row: Send + 'static {
+    /// Its table.
+    const TABLE: Table;
+    /// Names and ClickHouse types of its columns, in encoding order.
+    const COLUMNS: &'static [(&'static str, &'static str)];
+    /// Appends the row in RowBinary.
+    fn encode(&self, producer: &Producer, seq: u64, out: &mut Vec<u8>);
+}
+
+/// A value that RowBinary can carry
+/// (<https://clickhouse.com/docs/interfaces/formats/RowBinary>).
+pub trait Value {
+    /// Appends the value.
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+fn put_len(n: usize, out: &mut Vec<u8>) {
+    let mut n = n as u64;
+    loop {
+        let low = (n & 0x7f) as u8;
+        n >>= 7;
+        out.push(if n == 0 { low } else { low | 0x80 });
+        if n == 0 {
+            return;
+        }
+    }
+}
+
+macro_rules! little_endian {
+    ($($t:ty),*) => { $(impl Value for $t {
+        fn encode(&self, out: &mut Vec<u8>) {
+            out.extend_from_slice(&self.to_le_bytes());
+        }
+    })* };
+}
+little_endian!(u8, u16, u32, u64, i64);
+
+impl Value for str {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_len(self.len(), out);
+        out.extend_from_slice(self.as_bytes());
+    }
+}
+
+impl Value for &str {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (**self).encode(out);
+    }
+}
+
+impl Value for String {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.as_str().encode(out);
+    }
+}
+
+impl Value for std::sync::Arc<str> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (**self).encode(out);
+    }
+}
+
+impl Value for bytes::Bytes {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_len(self.len(), out);
+        out.extend_from_slice(self);
+    }
+}
+
+/// ClickHouse keeps a UUID as two little-endian halves, the high one first.
+impl Value for Uuid {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (high, low) = self.as_u64_pair();
+        high.encode(out);
+        low.encode(out);
+    }
+}
+
+impl Value for Ipv6Addr {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.octets());
+    }
+}
+
+/// `FixedString(N)`.
+impl<const N: usize> Value for [u8; N] {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_len(self.len(), out);
+        for item in self {
+            item.encode(out);
+        }
+    }
+}
+
+/// One entry of a `Map`; a `Vec` of them is the map.
+impl<K: Value, V: Value> Value for (K, V) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        self.1.encode(out);
+    }
+}
+
+/// Declares a row: the producer's columns come first, then `ts`, `expires_at`, then its own.
+macro_rules! row {
+    ($(#[$doc:meta])* $name:ident = $table:ident, keep $retain:ident {
+        $($(#[$fdoc:meta])* $field:ident: $ty:ty = $ch:literal,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name {
+            /// When it began, microseconds since the Unix epoch.
+            pub ts: i64,
+            $($(#[$fdoc])* pub $field: $ty,)*
+        }
+
+        impl Row for $name {
+            const TABLE: Table = Table::$table;
+            const COLUMNS: &'static [(&'static str, &'static str)] = &[
+                ("host_id", "LowCardinality(String)"),
+                ("boot_id", "UUID"),
+                ("seq", "UInt64"),
+                ("org", "LowCardinality(String)"),
+                ("project", "LowCardinality(String)"),
+                ("ts", "DateTime64(6, 'UTC')"),
+                ("expires_at", "DateTime('UTC')"),
+                $((stringify!($field), $ch),)*
+            ];
+
+            fn encode(&self, producer: &Producer, seq: u64, out: &mut Vec<u8>) {
+                producer.host_id.encode(out);
+                producer.boot_id.encode(out);
+                seq.encode(out);
+                producer.org.encode(out);
+                producer.project.encode(out);
+                self.ts.encode(out);
+                expiry(self.ts, producer.$retain).encode(out);
+                $(self.$field.encode(out);)*
+            }
+        }
+    };
+}
+
+/// Seconds since the epoch at which a row expires; saturates at the type's end (2106).
+fn expiry(ts_us: i64, retain_s: u32) -> u32 {
+    let end = ts_us / 1_000_000 + i64::from(retain_s);
+    u32::try_from(end.max(0)).unwrap_or(u32::MAX)
+}
+
+row! {
+    /// One redirected connection, decrypted or not.
+    FlowRow = Flows, keep retain_metadata_s {
+        /// UUIDv7.
+        flow_id: Uuid = "UUID",
+        /// The exchanges of one identity in one job or login.
+        session_id: Uuid = "UUID",
+        /// Name of the job: the captured cgroup below weir's own.
+        job_id: std::sync::Arc<str> = "String",
+        /// `host:boot:start_ns:tgid` of the process.
+        exec_id: std::sync::Arc<str> = "String",
+        /// Who it is, as far as weir knows.
+        identity: std::sync::Arc<str> = "LowCardinality(String)",
+        /// How weir knows: `uid` until OIDC identities arrive.
+        identity_src: &'static str = "LowCardinality(String)",
+        /// Thread group id.
+        pid: u32 = "UInt32",
+        /// Base name of the executable, or `comm` when the file is not known.
+        process: std::sync::Arc<str> = "LowCardinality(String)",
+        /// Path of the executable, empty when the process was gone before it could be read.
+        exe: std::sync::Arc<str> = "LowCardinality(String)",
+        /// Device of the executable.
+        exe_dev: u32 = "UInt32",
+        /// Inode of the executable.
+        exe_ino: u64 = "UInt64",
+        /// Thread name, chosen by the process.
+        comm: String = "LowCardinality(String)",
+        /// Arguments, cut by the kernel hook.
+        argv: Vec<String> = "Array(String)",
+        /// `exec_id`s of the ancestors, parent first.
+        ancestors: Vec<String> = "Array(String)",
+        /// User id.
+        uid: u32 = "UInt32",
+        /// Group id.
+        gid: u32 = "UInt32",
+        /// cgroup v2 id of the process.
+        cgroup_id: u64 = "UInt64",
+        /// Path of that cgroup below the cgroup2 mount, empty when it is gone.
+        cgroup: std::sync::Arc<str> = "String",
+        /// Network namespace cookie.
+        netns_cookie: u64 = "UInt64",
+        /// The client's socket.
+        socket_cookie: u64 = "UInt64",
+        /// Original destination address; IPv4 is v4-mapped.
+        dst_ip: Ipv6Addr = "IPv6",
+        /// Original destination port.
+        dst_port: u16 = "UInt16",
+        /// Server name of the ClientHello, empty without one.
+        sni: String = "LowCardinality(String)",
+        /// Negotiated downstream protocol: `h2`, `http/1.1` or empty.
+        alpn: &'static str = "LowCardinality(String)",
+        /// `terminated`, `plain`, `opaque`, `passthrough` or `refused`.
+        mode: &'static str = "LowCardinality(String)",
+        /// `ok` or the stable name of what went wrong.
+        outcome: &'static str = "LowCardinality(String)",
+        /// Whose doing: empty, `downstream`, `upstream`, `policy`, `capacity` or `internal`.
+        fault: &'static str = "LowCardinality(String)",
+        /// The error in words, without any payload.
+        detail: String = "String",
+        /// Bytes on the downstream wire from the client.
+        up_bytes: u64 = "UInt64",
+        /// Bytes on the downstream wire to the client.
+        down_bytes: u64 = "UInt64",
+        /// Exchanges that the flow carried.
+        exchanges: u32 = "UInt32",
+        /// From accept to close, microseconds.
+        dur_us: u64 = "UInt64",
+    }
+}
+
+row! {
+    /// One request and its response.
+    ExchangeRow = Exchanges, keep retain_metadata_s {
+        /// UUIDv7.
+        exchange_id: Uuid = "UUID",
+        /// The connection that carried it.
+        flow_id: Uuid = "UUID",
+        /// The exchanges of one identity in one job or login.
+        session_id: Uuid = "UUID",
+        /// See [`FlowRow::job_id`].
+        job_id: std::sync::Arc<str> = "String",
+        /// See [`FlowRow::exec_id`].
+        exec_id: std::sync::Arc<str> = "String",
+        /// See [`FlowRow::identity`].
+        identity: std::sync::Arc<str> = "LowCardinality(String)",
+        /// See [`FlowRow::pid`].
+        pid: u32 = "UInt32",
+        /// See [`FlowRow::process`].
+        process: std::sync::Arc<str> = "LowCardinality(String)",
+        /// 1 http, 2 llm, 3 git, 4 registry, 5 tunnel, 6 mcp.
+        class: u8 = "Enum8('http' = 1, 'llm' = 2, 'git' = 3, 'registry' = 4, 'tunnel' = 5, 'mcp' = 6)",
+        /// `http` or `https`.
+        scheme: &'static str = "LowCardinality(String)",
+        /// Authority of the request without its port.
+        dst_host: std::sync::Arc<str> = "LowCardinality(String)",
+        /// Original destination address; IPv4 is v4-mapped.
+        dst_ip: Ipv6Addr = "IPv6",
+        /// Original destination port.
+        dst_port: u16 = "UInt16",
+        /// Downstream protocol: `h1`, `h2` or `ws`.
+        proto: &'static str = "LowCardinality(String)",
+        /// Upstream protocol, empty when upstream was never reached.
+        upstream_proto: &'static str = "LowCardinality(String)",
+        /// Request method.
+        method: String = "LowCardinality(String)",
+        /// Request path.
+        path: String = "String",
+        /// Query string with credential values masked.
+        query_masked: String = "String",
+        /// Response status that the client saw, 0 when there was none.
+        status: u16 = "UInt16",
+        /// 1 allow, 2 deny, 3 hold, 4 mask, 5 observe, 6 error.
+        decision: u8 = "Enum8('allow' = 1, 'deny' = 2, 'hold' = 3, 'mask' = 4, 'observe' = 5, 'error' = 6)",
+        /// The rule that decided.
+        rule_id: String = "LowCardinality(String)",
+        /// `ok` or the stable name of what went wrong.
+        outcome: &'static str = "LowCardinality(String)",
+        /// Whose doing, see [`FlowRow::fault`].
+        fault: &'static str = "LowCardinality(String)",
+        /// The error in words, without any payload.
+        detail: String = "String",
+        /// Request body bytes forwarded.
+        req_bytes: u64 = "UInt64",
+        /// Response body bytes forwarded.
+        resp_bytes: u64 = "UInt64",
+        /// From the request head to the response head, microseconds.
+        ttfb_us: u64 = "UInt64",
+        /// From the request head to the end of both bodies, microseconds.
+        dur_us: u64 = "UInt64",
+        /// Header fields with credential values masked, in wire order.
+        req_headers: Vec<(String, String)> = "Map(LowCardinality(String), String)",
+        /// See `req_headers`.
+        resp_headers: Vec<(String, String)> = "Map(LowCardinality(String), String)",
+        /// SHA-256 of the request body as forwarded, all zero when it did not end.
+        req_sha256: [u8; 32] = "FixedString(32)",
+        /// SHA-256 of the response body as forwarded, all zero when it did not end.
+        resp_sha256: [u8; 32] = "FixedString(32)",
+        /// 0 none, 1 full, 2 truncated at the cap, 3 dropped for want of space.
+        req_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3)",
+        /// See `req_body`.
+        resp_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3)",
+        /// Streamed responses: microseconds after the response head of each chunk.
+        chunk_us: Vec<u64> = "Array(UInt64)",
+        /// Streamed responses: bytes of each of those chunks.
+        chunk_bytes: Vec<u64> = "Array(UInt64)",
+    }
+}
+
+row! {
+    /// A piece of a recorded body.
+    BodyRow = Bodies, keep retain_bodies_s {
+        /// The exchange it belongs to.
+        exchange_id: Uuid = "UUID",
+        /// Its session.
+        session_id: Uuid = "UUID",
+        /// Its job.
+        job_id: std::sync::Arc<str> = "String",
+        /// 1 request, 2 response.
+        dir: u8 = "Enum8('request' = 1, 'response' = 2)",
+        /// Position of this piece, from 0.
+        chunk: u32 = "UInt32",
+        /// Number of pieces.
+        chunks: u32 = "UInt32",
+        /// `Content-Type` of the body.
+        content_type: String = "LowCardinality(String)",
+        /// `Content-Encoding` of the body; the bytes are as on the wire.
+        content_encoding: String = "LowCardinality(String)",
+        /// The bytes.
+        body: bytes::Bytes = "String",
+    }
+}
+
+row! {
+    /// Loss that weir knows of.
+    GapRow = Gaps, keep retain_metadata_s {
+        /// 1 spool_full, 2 crash, 3 restart, 4 bypass, 5 body_cap, 6 parse_error, 7 kernel_drop,
+        /// 8 quarantine.
+        cause: u8 = "Enum8('spool_full' = 1, 'crash' = 2, 'restart' = 3, 'bypass' = 4, 'body_cap' = 5, 'parse_error' = 6, 'kernel_drop' = 7, 'quarantine' = 8)",
+        /// Producer whose records are missing; differs from `boot_id` after a crash.
+        gap_boot_id: Uuid = "UUID",
+        /// First record number that may be missing.
+        first_seq: u64 = "UInt64",
+        /// Last one, or 0 when it is not known.
+        last_seq: u64 = "UInt64",
+        /// Number of records lost, 0 when it is not known.
+        records: u64 = "UInt64",
+        /// Bytes lost, 0 when it is not known.
+        bytes: u64 = "UInt64",
+        /// What happened, in words.
+        detail: String = "String",
+    }
+}
+
+row! {
+    /// Liveness, and the counters that turn silence into a finding.
+    HeartbeatRow = Heartbeats, keep retain_metadata_s {
+        /// Version of weir.
+        version: &'static str = "LowCardinality(String)",
+        /// Flows open now.
+        active_flows: u32 = "UInt32",
+        /// Bytes in the spool.
+        spool_bytes: u64 = "UInt64",
+        /// Every non-zero counter of the gateway since its start.
+        counters: Vec<(&'static str, u64)> = "Map(LowCardinality(String), UInt64)",
+        /// Resident memory, bytes.
+        rss_bytes: u64 = "UInt64",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_leb128() {
+        for (n, want) in [(0, vec![0]), (127, vec![127]), (128, vec![0x80, 1]), (300, vec![0xac, 2])]
+        {
+            let mut out = Vec::new();
+            put_len(n, &mut out);
+            assert_eq!(out, want);
+        }
+    }
+
+    #[test]
+    fn uuid_halves_are_little_endian() {
+        let mut out = Vec::new();
+        Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff).encode(&mut out);
+        assert_eq!(hex::encode(out), "7766554433221100ffeeddccbbaa9988");
+    }
+
+    #[test]
+    fn table_ids_round_trip() {
+        for table in Table::ALL {
+            assert_eq!(Table::from_id(table as u8), Some(table));
+        }
+        assert_eq!(Table::from_id(0), None);
+    }
+
+    #[test]
+    fn expiry_saturates_instead_of_wrapping() {
+        assert_eq!(expiry(5_000_000, 10), 15);
+        assert_eq!(expiry(i64::MAX, u32::MAX), u32::MAX);
+        assert_eq!(expiry(-5_000_000, 0), 0);
+    }
+}
