@@ -1,2 +1,8 @@
 //! Development tasks: `cargo xtask TASK`.
-fn main() {}
+mod ebpf;
+mod toolchain;
+
+fn main() -> anyhow::Result<()> {
+    let check = std::env::args().any(|arg| arg == "--check");
+    ebpf::run(check)
+}
