@@ -1,1 +1,85 @@
-//! Filled in by the commits that follow.
+//! Listeners of the captured port.
+//!
+//! - input: connections that the hooks redirected to 127.0.0.1 or ::1
+//! - output: [`Accepted`]: the socket and its capture record
+//! - bound: `gateway.max_connections` over all workers; a backlog of 4096 per listener
+//! - on failure: a connection without a record is closed and counted (fail closed)
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::capture::{Capture, CaptureError, Captured};
+use crate::telemetry::Metrics;
+
+/// A redirected connection with the record that the kernel keeps for it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The downstream socket.
+    pub stream: TcpStream,
+    /// Where it wanted to go and who asked.
+    pub captured: Captured,
+}
+
+const BACKLOG: i32 = 4096;
+
+/// Opens the listeners of one worker: 127.0.0.1 and, where the host has IPv6, ::1.
+///
+/// Workers share the port through `SO_REUSEPORT`; the kernel spreads connections over them. Only
+/// the same user can join such a group, so that no captured process can.
+///
+/// # Errors
+/// The operating system's answer for 127.0.0.1.
+pub fn listen(port: u16) -> std::io::Result<Vec<std::net::TcpListener>> {
+    let v4 = bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
+    let port = v4.local_addr()?.port();
+    match bind(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(error) => {
+            // Captured IPv6 connections then fail to connect: refused, not passed.
+            tracing::warn!(%error, "no IPv6 listener on ::1");
+            Ok(vec![v4])
+        }
+    }
+}
+
+fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Waits for the next connection and looks up its record.
+///
+/// # Errors
+/// The inner error is a connection that must be closed; the outer one is the listener's.
+///
+/// # Cancel safety
+/// Safe: a connection is either still queued or returned.
+pub async fn accept(
+    listener: &TcpListener,
+    capture: &Arc<dyn Capture>,
+    metrics: &Metrics,
+) -> std::io::Result<Result<Accepted, CaptureError>> {
+    let (stream, _) = listener.accept().await?;
+    metrics.flows_total.inc();
+    // Small writes (heads, events) must not wait for acknowledgements.
+    stream.set_nodelay(true)?;
+    Ok(match capture.record(stream.as_fd()) {
+        Ok(captured) => Ok(Accepted { stream, captured }),
+        Err(error) => {
+            metrics.failed(&error);
+            Err(error)
+        }
+    })
+}

@@ -1,0 +1,101 @@
+//! Serves one downstream connection.
+//!
+//! - input: a stream, the protocol, a handler
+//! - output: nothing; the handler saw every request
+//! - bound: see `super`; HTTP/2 windows of 1 MiB per stream and 4 MiB per connection
+//! - on failure: [`HttpError`]; a cancelled token lets open exchanges finish and then closes
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::HttpError;
+use super::body::ResponseBody;
+use crate::limits;
+use crate::tls::Protocol;
+
+/// Runs hyper's own tasks on the worker's thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, task: F) {
+        // Ends with its connection, whose task is tracked: hyper owns nothing that outlives it.
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}
+
+/// Serves until the client or `shutdown` ends the connection.
+///
+/// # Errors
+/// See [`HttpError`].
+pub async fn serve<IO, H, F>(
+    io: IO,
+    protocol: Protocol,
+    head_timeout: Duration,
+    shutdown: &CancellationToken,
+    handler: H,
+) -> Result<(), HttpError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<ResponseBody>> + 'static,
+{
+    let service = service_fn(move |request| {
+        let response = handler(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let io = TokioIo::new(io);
+    macro_rules! drive {
+        ($connection:expr) => {{
+            let mut connection = std::pin::pin!($connection);
+            tokio::select! {
+                done = connection.as_mut() => done?,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await?;
+                }
+            }
+        }};
+    }
+    match protocol {
+        Protocol::H1 => drive!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(head_timeout)
+                .max_headers(limits::MAX_HEADERS)
+                .max_buf_size(limits::MAX_HEAD_BYTES)
+                .half_close(true)
+                .preserve_header_case(true)
+                .auto_date_header(false)
+                .serve_connection(io, service)
+                .with_upgrades()
+        ),
+        Protocol::H2 => drive!(
+            http2::Builder::new(LocalExecutor)
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(limits::MAX_H2_STREAMS)
+                .max_header_list_size(u32::try_from(limits::MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+                .initial_stream_window_size(1024 * 1024)
+                .initial_connection_window_size(4 * 1024 * 1024)
+                .keep_alive_interval(head_timeout)
+                .auto_date_header(false)
+                .serve_connection(io, service)
+        ),
+    }
+    Ok(())
+}
