@@ -12,6 +12,8 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+pub mod wire;
+
 use crate::capture::{Capture, CaptureError, Captured};
 use crate::telemetry::Metrics;
 

@@ -1,0 +1,271 @@
+//! One flow from its first byte to its last: the only module that knows every stage.
+//!
+//! - input: an accepted connection and the right to record it
+//! - output: one flow row, and the rows of its exchanges
+//! - bound: `gateway.handshake_timeout` up to HTTP, `gateway.idle_timeout` after it
+//! - on failure: [`FlowError`], recorded with the flow; the client gets an alert or a reset
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::AlertDescription as Alert;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use super::worker::Worker;
+use crate::accept::Accepted;
+use crate::accept::wire::Wire;
+use crate::capture::Captured;
+use crate::error::{Fault, Faulty};
+use crate::forward::pool::Key;
+use crate::forward::tunnel::{self, Moved};
+use crate::forward::{ForwardError, dial};
+use crate::http::{HttpError, server};
+use crate::identify::Identity;
+use crate::policy::{Denied, FlowKind, Permit, Treatment};
+use crate::record::RecordPermit;
+use crate::record::flow::OpenFlow;
+use crate::sniff::{ClientHello, SniffError, Sniffed, sniff};
+use crate::tls::{Protocol, TlsError, fatal_alert};
+
+mod exchange;
+
+/// Why a flow ended early.
+#[derive(Debug, thiserror::Error)]
+enum FlowError {
+    #[error(transparent)]
+    Sniff(#[from] SniffError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("client did not finish its handshake in time")]
+    HandshakeTimeout,
+    /// Clients that do not trust the CA often say nothing: they finish the handshake and close.
+    #[error("client closed without a request: it may not trust the issuing CA")]
+    NoRequest,
+}
+
+impl FlowError {
+    fn inner(&self) -> Option<&dyn Faulty> {
+        match self {
+            Self::Sniff(e) => Some(e),
+            Self::Tls(e) => Some(e),
+            Self::Http(e) => Some(e),
+            Self::Forward(e) => Some(e),
+            Self::Denied(e) => Some(e),
+            Self::HandshakeTimeout | Self::NoRequest => None,
+        }
+    }
+}
+
+impl Faulty for FlowError {
+    fn fault(&self) -> Fault {
+        self.inner().map_or(Fault::Downstream, Faulty::fault)
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::NoRequest => "no_request",
+            other => other.inner().map_or("flow_failed", Faulty::outcome),
+        }
+    }
+}
+
+/// What the exchanges of a flow have in common.
+struct Flow {
+    worker: Rc<Worker>,
+    captured: Captured,
+    identity: Rc<Identity>,
+    record: OpenFlow,
+}
+
+/// A flow whose requests can be served.
+struct HttpFlow {
+    flow: Rc<Flow>,
+    permit: Permit,
+    key: Key,
+    /// Name that requests must be for; empty in the clear.
+    name: Arc<str>,
+    scheme: &'static str,
+    downstream: Protocol,
+}
+
+/// Runs one flow to its end and records it.
+pub(super) async fn flow(worker: &Rc<Worker>, accepted: Accepted, permit: RecordPermit) {
+    let Accepted { stream, captured } = accepted;
+    let wire = Wire::new(stream);
+    let identity = worker.identifier.identify(&captured.process);
+    let ancestors =
+        captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
+    let now = worker.shared.seams.clock.wall();
+    let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
+    let flow = Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record });
+    if let Err(error) = Box::pin(stages(&flow, wire)).await {
+        worker.shared.metrics.failed(&error);
+        tracing::debug!(%error, flow = %flow.record.id(), "flow ended");
+        flow.record.failed(&error);
+    }
+}
+
+async fn stages(flow: &Rc<Flow>, mut wire: Wire) -> Result<(), FlowError> {
+    let shared = &flow.worker.shared;
+    let deadline = Instant::now() + shared.config.gateway.handshake_timeout;
+    let first = sniff(&mut wire, deadline, shared.engine.forwards_opaque()).await;
+    match first {
+        Ok(Sniffed::Tls(hello)) => tls(flow, wire, *hello, deadline).await,
+        Ok(Sniffed::Http { h2, read }) => {
+            let permit = shared.engine.flow(FlowKind::PlainHttp)?;
+            wire.unread(read);
+            plain_http(flow, wire, permit, h2).await
+        }
+        Ok(Sniffed::Opaque { read }) => {
+            let permit = shared.engine.flow(FlowKind::Opaque)?;
+            wire.unread(read);
+            raw_tunnel(flow, wire, &permit).await
+        }
+        Err(error) => {
+            if let SniffError::Hello { alert, .. } = &error {
+                let own = fatal_alert(Alert::DecodeError);
+                refuse(&mut wire, if alert.is_empty() { &own } else { alert }).await;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+async fn tls(
+    flow: &Rc<Flow>,
+    mut wire: Wire,
+    hello: ClientHello,
+    deadline: Instant,
+) -> Result<(), FlowError> {
+    let sni = hello.sni.as_deref();
+    flow.record.edit(|row| row.sni = sni.unwrap_or_default().to_owned());
+    let kind = if hello.offers.h1 || hello.offers.h2 {
+        FlowKind::Tls { sni }
+    } else {
+        FlowKind::TlsOther { sni }
+    };
+    let permit = match flow.worker.shared.engine.flow(kind) {
+        Ok(permit) => permit,
+        Err(denied) => {
+            refuse(&mut wire, &fatal_alert(Alert::AccessDenied)).await;
+            return Err(denied.into());
+        }
+    };
+    match permit.treatment() {
+        Treatment::Terminate => terminate(flow, wire, hello, permit, deadline).await,
+        Treatment::Passthrough | Treatment::Opaque | Treatment::Plain => {
+            wire.unread(hello.read);
+            raw_tunnel(flow, wire, &permit).await
+        }
+    }
+}
+
+async fn terminate(
+    flow: &Rc<Flow>,
+    mut wire: Wire,
+    hello: ClientHello,
+    permit: Permit,
+    deadline: Instant,
+) -> Result<(), FlowError> {
+    let shared = &flow.worker.shared;
+    let dst = flow.captured.orig_dst;
+    let name: Arc<str> = match &hello.sni {
+        Some(sni) => sni.as_str().into(),
+        None => dst.0.ip().to_string().into(),
+    };
+    flow.record.edit(|row| row.mode = permit.treatment().as_str());
+    let key = Key { dst, name: Some(Arc::clone(&name)), h2: hello.offers.h2 };
+    let downstream = match Box::pin(flow.worker.pool.protocol(&permit, &key)).await {
+        Ok(Protocol::H2) => Protocol::H2,
+        Ok(Protocol::H1) => preferred(&hello),
+        Err(ForwardError::Tls(error @ TlsError::UpstreamCertificate(_))) => {
+            // Before our own certificate is shown: a bad one upstream is never covered up.
+            refuse(&mut wire, &fatal_alert(Alert::BadCertificate)).await;
+            return Err(error.into());
+        }
+        Err(error) => {
+            // Not reachable now. The client is told so in HTTP, in words.
+            tracing::debug!(%error, name = &*name, "upstream not reached before the handshake");
+            preferred(&hello)
+        }
+    };
+    wire.unread(hello.rest);
+    let count = wire.count();
+    let accept = shared.terminator.accept(hello.accepted, wire, downstream, dst.0.ip());
+    let stream = tokio::time::timeout_at(deadline, Box::pin(accept))
+        .await
+        .map_err(|_elapsed| FlowError::HandshakeTimeout)??;
+    flow.record.edit(|row| row.alpn = downstream.alpn());
+    let http =
+        HttpFlow { flow: Rc::clone(flow), permit, key, name, scheme: "https", downstream };
+    let served = serve(http, stream, move || count.totals()).await;
+    match served {
+        Err(_) | Ok(()) if flow.record.exchanges() == 0 => Err(FlowError::NoRequest),
+        other => other,
+    }
+}
+
+/// What a client speaks when upstream speaks HTTP/1.1.
+fn preferred(hello: &ClientHello) -> Protocol {
+    if hello.offers.h1 { Protocol::H1 } else { Protocol::H2 }
+}
+
+async fn plain_http(
+    flow: &Rc<Flow>,
+    wire: Wire,
+    permit: Permit,
+    h2: bool,
+) -> Result<(), FlowError> {
+    flow.record.edit(|row| row.mode = permit.treatment().as_str());
+    let downstream = if h2 { Protocol::H2 } else { Protocol::H1 };
+    let key = Key { dst: flow.captured.orig_dst, name: None, h2 };
+    let count = wire.count();
+    let (flow, name) = (Rc::clone(flow), Arc::from(""));
+    let http = HttpFlow { flow, permit, key, name, scheme: "http", downstream };
+    serve(http, wire, move || count.totals()).await
+}
+
+async fn serve<IO>(
+    http: HttpFlow,
+    io: IO,
+    progress: impl Fn() -> (u64, u64),
+) -> Result<(), FlowError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Arc::clone(&http.flow.worker.shared);
+    let gateway = &shared.config.gateway;
+    let downstream = http.downstream;
+    let http = Rc::new(http);
+    let handler = move |request| exchange::handle(Rc::clone(&http), request);
+    let serving = server::serve(io, downstream, gateway.head_timeout, &shared.shutdown, handler);
+    tokio::select! {
+        served = Box::pin(serving) => Ok(served?),
+        () = tunnel::stalled(gateway.idle_timeout, progress) => Err(HttpError::Idle.into()),
+    }
+}
+
+/// Forwards bytes as they are: pass-through TLS and opaque TCP.
+async fn raw_tunnel(flow: &Rc<Flow>, wire: Wire, permit: &Permit) -> Result<(), FlowError> {
+    flow.record.edit(|row| row.mode = permit.treatment().as_str());
+    let gateway = &flow.worker.shared.config.gateway;
+    let dst = flow.captured.orig_dst;
+    let dialer = flow.worker.pool.dialer();
+    let upstream = dial::tcp(permit, dialer, dst, gateway.connect_timeout).await?;
+    let moved = Moved::default();
+    Ok(tunnel::copy(wire, upstream, gateway.idle_timeout, &moved).await?)
+}
+
+/// Sends an alert and closes. The client may be gone: there is nobody left to tell.
+async fn refuse(wire: &mut Wire, alert: &[u8]) {
+    drop(wire.write_all(alert).await);
+    drop(wire.shutdown().await);
+}
