@@ -47,12 +47,8 @@ pub fn running_kernel() -> Result<Offsets, CaptureError> {
     let unsupported = |detail: String| CaptureError::Unsupported(format!("{VMLINUX}: {detail}"));
     let file = std::fs::File::open(VMLINUX).map_err(|error| unsupported(error.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES)
-        .read_to_end(&mut bytes)
-        .map_err(|error| unsupported(error.to_string()))?;
-    Btf::parse(bytes)
-        .and_then(|btf| offsets(&btf))
-        .map_err(|error| unsupported(error.to_string()))
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|error| unsupported(error.to_string()))?;
+    Btf::parse(bytes).and_then(|btf| offsets(&btf)).map_err(|error| unsupported(error.to_string()))
 }
 
 /// The members that the BPF programs read.

@@ -27,8 +27,10 @@ use crate::config::Net;
 pub use super::pins::{Attachment, Detached, Status};
 
 /// The programs, built by `cargo xtask ebpf`.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/prebuilt/weir.bpf.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../ebpf/prebuilt/weir.bpf.o"
+));
 
 /// Address programs of the captured cgroup. `connect` comes last: until then nothing is redirected.
 const ADDRESS_PROGRAMS: [&str; 6] = [
