@@ -114,23 +114,24 @@ fn tuple(client: End, gateway: End) -> Tuple {
 fn ends(ops: *mut bpf_sock_ops) -> (End, End) {
     let local_port = field!((*ops).local_port) as u16;
     let remote_port = u32::from_be(field!((*ops).remote_port)) as u16;
-    let (local, remote) = if field!((*ops).family) == u32::from(FAMILY_V4) {
-        (map_v4(field!((*ops).local_ip4)), map_v4(field!((*ops).remote_ip4)))
-    } else {
-        let local = [
-            field!((*ops).local_ip6[0]),
-            field!((*ops).local_ip6[1]),
-            field!((*ops).local_ip6[2]),
-            field!((*ops).local_ip6[3]),
-        ];
-        let remote = [
-            field!((*ops).remote_ip6[0]),
-            field!((*ops).remote_ip6[1]),
-            field!((*ops).remote_ip6[2]),
-            field!((*ops).remote_ip6[3]),
-        ];
-        (local, remote)
-    };
+    // All of them are read, whichever apply: from a branch, LLVM would merge the accesses of both
+    // sides into one with a computed offset, which the verifier refuses.
+    let local_v4 = map_v4(field!((*ops).local_ip4));
+    let remote_v4 = map_v4(field!((*ops).remote_ip4));
+    let local_v6 = [
+        field!((*ops).local_ip6[0]),
+        field!((*ops).local_ip6[1]),
+        field!((*ops).local_ip6[2]),
+        field!((*ops).local_ip6[3]),
+    ];
+    let remote_v6 = [
+        field!((*ops).remote_ip6[0]),
+        field!((*ops).remote_ip6[1]),
+        field!((*ops).remote_ip6[2]),
+        field!((*ops).remote_ip6[3]),
+    ];
+    let is_v4 = field!((*ops).family) == u32::from(FAMILY_V4);
+    let (local, remote) = if is_v4 { (local_v4, remote_v4) } else { (local_v6, remote_v6) };
     (End { addr: local, port: local_port }, End { addr: remote, port: remote_port })
 }
 

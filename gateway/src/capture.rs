@@ -10,10 +10,12 @@ use std::os::fd::BorrowedFd;
 
 use crate::error::{Fault, Faulty};
 
+pub mod btf;
 pub mod cgroup;
 pub mod fixed;
 pub mod loader;
 pub mod maps;
+pub mod pins;
 
 /// The destination that the client asked for, before the redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +96,9 @@ pub enum CaptureError {
     /// The socket has no record: somebody connected to the gateway directly.
     #[error("no capture record on the accepted socket")]
     NoRecord,
+    /// The programs are attached already.
+    #[error("capture is attached already, with pins in {}", .0.display())]
+    AlreadyAttached(std::path::PathBuf),
     /// The kernel lacks something that capture needs.
     #[error("this kernel cannot capture: {0}")]
     Unsupported(String),
@@ -128,6 +133,7 @@ impl Faulty for CaptureError {
         match self {
             Self::NoRecord => Fault::Downstream,
             Self::Unsupported(_)
+            | Self::AlreadyAttached(_)
             | Self::Bpf { .. }
             | Self::Io { .. }
             | Self::AbiVersion { .. } => Fault::Internal,
@@ -137,6 +143,7 @@ impl Faulty for CaptureError {
     fn outcome(&self) -> &'static str {
         match self {
             Self::NoRecord => "no_capture_record",
+            Self::AlreadyAttached(_) => "capture_attached_already",
             Self::Unsupported(_) => "capture_unsupported",
             Self::Bpf { .. } | Self::Io { .. } | Self::AbiVersion { .. } => "capture_failed",
         }

@@ -75,6 +75,10 @@ pub(crate) fn check_sources() -> anyhow::Result<()> {
 
 fn build(root: &Path, target_dir: &Path) -> anyhow::Result<Vec<u8>> {
     let ebpf = root.join("ebpf");
+    // Fetched first, so that the directories to remap exist also in a fresh cargo home.
+    toolchain::run(
+        Command::new("cargo").args(["fetch", "--locked", "--quiet"]).current_dir(&ebpf),
+    )?;
     let mut flags =
         vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned(), "-Cpanic=abort".to_owned()];
     flags.extend(
