@@ -183,7 +183,7 @@ fn recover_one(
     };
     if bytes.len() < MIN_HEADER_BYTES {
         // cut short before the first record could be written
-        remove_if_there(fs, &path)?;
+        remove_durably(fs, dir, &path)?;
         return Ok(None);
     }
     let scan = match segment::scan(&bytes, |_| {}) {
@@ -225,7 +225,7 @@ pub(super) fn finish(
 ) -> Result<Option<Footer>, SpoolError> {
     let path = open_path(dir, number);
     if scan.records == 0 {
-        remove_if_there(fs, &path)?;
+        remove_durably(fs, dir, &path)?;
         return Ok(None);
     }
     let intact = bytes.get(..scan.intact).unwrap_or_default();
@@ -262,6 +262,11 @@ pub(super) fn finish(
     fs.rename(&path, &sealed_path(dir, number)).map_err(io("renaming"))?;
     fs.sync_dir(dir).map_err(SpoolError::io("syncing directory", dir))?;
     Ok(Some(footer))
+}
+
+fn remove_durably(fs: &dyn SpoolFs, dir: &Path, path: &Path) -> Result<(), SpoolError> {
+    remove_if_there(fs, path)?;
+    fs.sync_dir(dir).map_err(SpoolError::io("syncing directory", dir))
 }
 
 /// Where the usable bytes of a file end: behind its footer if it has one.

@@ -79,13 +79,14 @@ impl State {
             return None;
         }
         let mut value = |key: &str| lines.next()?.strip_prefix(key)?.strip_prefix(' ');
-        Some(Self {
+        let state = Self {
             next_number: value("next_number")?.parse().ok()?,
             boot_id: value("boot_id")?.parse().ok()?,
             last_seq: value("last_seq")?.parse().ok()?,
             prev: hex::decode(value("prev")?).ok()?.try_into().ok()?,
             clean: value("clean")?.parse().ok()?,
-        })
+        };
+        (state.text() == text).then_some(state)
     }
 
     pub(super) fn load(fs: &dyn SpoolFs, dir: &Path) -> Loaded {

@@ -218,9 +218,9 @@ fn a_full_spool_refuses_until_segments_are_acknowledged() {
     assert!(writer.is_full());
     let reader = Reader::open(&config.dir, Arc::clone(&fs)).unwrap();
     // one segment is 6 % of the quota: not enough to begin again
-    for (at, full) in reader.sealed().unwrap().iter().zip([true, false]) {
+    for (at, (ms, full)) in reader.sealed().unwrap().iter().zip([(60_000, true), (120_000, false)]) {
         reader.ack(at).unwrap();
-        writer.tick(later(60_000)).unwrap();
+        writer.tick(later(ms)).unwrap();
         assert_eq!(writer.is_full(), full);
     }
     assert_eq!(writer.append(&row(0, 0)).unwrap(), written + 1, "a refused record has no number");
