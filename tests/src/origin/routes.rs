@@ -14,7 +14,7 @@
 //! | `GET /gzip?size=N` | N bytes of text, gzip-encoded |
 //! | `GET /status/N` | that status, empty unless `?size=N` |
 //! | `/headers` | JSON: method, URI, version and header fields of the request |
-//! | `GET /trailers` | chunked body with the trailers `x-sum` and `x-end` |
+//! | `GET /trailers` | chunked body, trailers `x-sum` and `x-end` (HTTP/1: with `te: trailers`) |
 //! | `GET /cookies` | two `set-cookie` fields |
 //! | `GET /delay/MS` | 200 after that time |
 //! | `GET /hang` | never answers |
