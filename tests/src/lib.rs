@@ -10,5 +10,6 @@
 
 pub mod ca;
 pub mod client;
+pub mod load;
 pub mod origin;
 pub mod pattern;
