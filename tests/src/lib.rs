@@ -1,1 +1,15 @@
-//! End-to-end tests: they see only what an operator sees.
+//! End-to-end tests: they see only what an operator sees. This library is their harness: a test
+//! CA, origin servers, clients and a load generator, all with real sockets and real TLS.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a harness that meets the unexpected must fail the test at once, with a location"
+)]
+
+pub mod ca;
+pub mod client;
+pub mod load;
+pub mod origin;
+pub mod pattern;
