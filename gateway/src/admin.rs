@@ -1,1 +1,87 @@
-//! Filled in by the commits that follow.
+//! Health and metrics on a unix socket.
+//!
+//! - input: `GET /health`, `GET /metrics`
+//! - output: text
+//! - bound: 16 connections at a time, 5 s each
+//! - on failure: the connection is closed; the gateway goes on
+
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+const MAX_CONNECTIONS: usize = 16;
+const CONNECTION_TIME: Duration = Duration::from_secs(5);
+
+/// Serves until `stop`. `answer` maps a path to a text, or to nothing for 404.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub async fn serve(
+    path: &Path,
+    stop: &CancellationToken,
+    answer: impl Fn(&str) -> Option<String> + 'static,
+) -> std::io::Result<()> {
+    let listener = listen(path)?;
+    let (answer, places) = (Rc::new(answer), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => continue,
+            },
+            () = stop.cancelled() => break,
+        };
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            let answer = Rc::clone(&answer);
+            tokio::task::spawn_local(async move {
+                // A scraper that hangs or breaks off concerns nobody else.
+                drop(tokio::time::timeout(CONNECTION_TIME, talk(stream, answer)).await);
+                drop(place);
+            });
+        }
+    }
+    std::fs::remove_file(path)
+}
+
+/// A socket file that nobody listens on any more is replaced; a live one is an error.
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(std::io::Error::from(std::io::ErrorKind::AddrInUse));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+async fn talk(stream: UnixStream, answer: Rc<impl Fn(&str) -> Option<String> + 'static>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let text = answer(request.uri().path());
+        async move {
+            let status = if text.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            let mut response = Response::new(Full::new(Bytes::from(text.unwrap_or_default())));
+            *response.status_mut() = status;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+}

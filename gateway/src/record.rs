@@ -22,6 +22,8 @@ use crate::spool::fs::SpoolFs;
 use crate::spool::writer::Writer;
 
 pub mod budget;
+pub mod exchange;
+pub mod flow;
 pub mod row;
 pub mod stats;
 mod writer;

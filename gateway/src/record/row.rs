@@ -451,7 +451,7 @@ row! {
         /// Bytes in the spool.
         spool_bytes: u64 = "UInt64",
         /// Every non-zero counter of the gateway since its start.
-        counters: Vec<(&'static str, u64)> = "Map(LowCardinality(String), UInt64)",
+        counters: Vec<(String, u64)> = "Map(LowCardinality(String), UInt64)",
         /// Resident memory, bytes.
         rss_bytes: u64 = "UInt64",
     }
