@@ -120,6 +120,11 @@ impl Gateway {
         self.shared.terminator.mint().authority().pem()
     }
 
+    /// Returns when a thread has given up and the gateway should be stopped.
+    pub async fn failed(&self) {
+        self.shared.shutdown.cancelled().await;
+    }
+
     /// Stops in order: stop accepting, drain flows, seal the open segment, flush the sink once.
     ///
     /// # Errors

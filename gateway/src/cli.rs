@@ -1,1 +1,180 @@
-//! Filled in by the commits that follow.
+//! The command line: one module per command.
+//!
+//! - input: arguments
+//! - output: standard output for results, standard error for logs and errors
+//! - bound: none
+//! - on failure: one line that says what was attempted; exit code 1 (2 for wrong usage)
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::app::AppError;
+use crate::capture::CaptureError;
+use crate::config::{Config, ConfigError};
+use crate::query::QueryError;
+use crate::sink::SinkError;
+use crate::store::StoreError;
+use crate::tls::TlsError;
+
+mod attach;
+mod ca;
+mod doctor;
+mod gateway;
+mod query;
+mod run;
+mod sessions;
+mod show;
+mod store;
+mod timeline;
+pub mod trust;
+mod up;
+
+/// Sees what the processes of this host send to the internet, decides, and records it.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about, propagate_version = true)]
+pub struct Cli {
+    /// Configuration file. Without one, /etc/weir/weir.toml if it exists, else the defaults.
+    #[arg(long, global = true, env = "WEIR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Attach, run store and gateway in the foreground, detach at the end
+    Up(up::Args),
+    /// Run a command under capture
+    Run(run::Args),
+    /// Run the gateway in the foreground
+    Gateway(gateway::Args),
+    /// Run the embedded store in the foreground
+    Store(store::Args),
+    /// Load, attach and pin the kernel programs
+    Attach(attach::Args),
+    /// Remove the kernel programs and their pins
+    Detach(attach::Args),
+    /// Check the configuration file
+    CheckConfig,
+    /// Print the CA certificate that clients must trust
+    Ca(ca::Args),
+    /// Ask the record in SQL
+    Query(query::Args),
+    /// List sessions
+    Sessions(sessions::Args),
+    /// Show what happened, in order
+    Timeline(timeline::Args),
+    /// Show one exchange with its headers and bodies
+    Show(show::Args),
+    /// Check this host: kernel, cgroup, CA, store, clock
+    Doctor(doctor::Args),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every command gets.
+#[derive(Debug)]
+pub struct Context {
+    given: Option<PathBuf>,
+}
+
+const DEFAULT_CONFIG: &str = "/etc/weir/weir.toml";
+
+impl Context {
+    /// The file that is read, if any.
+    pub fn config_path(&self) -> Option<&Path> {
+        let default = Path::new(DEFAULT_CONFIG);
+        self.given.as_deref().or_else(|| default.exists().then_some(default))
+    }
+
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        match self.config_path() {
+            Some(path) => Config::load(path),
+            None => Config::parse(""),
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// Capture.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The gateway.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The embedded store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// ClickHouse.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// A query.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Files, sockets, processes.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    /// Whether the reader of our output went away, which is no failure of ours.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Io(e) if e.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// Runs a parsed command and answers its exit code.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn dispatch(cli: Cli, out: &mut dyn Write) -> Result<u8, CliError> {
+    let context = Context { given: cli.config };
+    match cli.command {
+        Command::Up(args) => up::run(&args, &context, out).await?,
+        Command::Run(args) => return run::run(&args, &context, out).await,
+        Command::Gateway(args) => gateway::run(&args, &context).await?,
+        Command::Store(args) => store::run(&args, &context.config()?)?,
+        Command::Attach(args) => attach::run_attach(&args, &context, out)?,
+        Command::Detach(args) => attach::run_detach(&args, &context, out)?,
+        Command::CheckConfig => {
+            context.config()?;
+            writeln!(out, "configuration is valid")?;
+        }
+        Command::Ca(args) => ca::run(&args, &context, out)?,
+        Command::Query(args) => query::run(&args, &context.config()?, out).await?,
+        Command::Sessions(args) => sessions::run(&args, &context.config()?, out).await?,
+        Command::Timeline(args) => timeline::run(&args, &context.config()?, out).await?,
+        Command::Show(args) => show::run(&args, &context.config()?, out).await?,
+        Command::Doctor(args) => return doctor::run(&args, &context, out).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weir", out);
+        }
+    }
+    Ok(0)
+}
+
+/// Makes the kernel end this process when its parent ends.
+fn die_with_parent() -> Result<(), CliError> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)
+        .map_err(|e| CliError::Failed(format!("tying to the parent process: {e}")))
+}

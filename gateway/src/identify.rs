@@ -121,7 +121,10 @@ impl Identifier {
         if let Some(known) = self.cgroups.borrow().get(&id) {
             return Arc::clone(known);
         }
-        let found = self.captured_root.as_ref().and_then(|root| cgroup::name_of(root, id));
+        let found = self.captured_root.as_ref().and_then(|root| {
+            let dir = cgroup::name_of(root, id)?;
+            dir.strip_prefix(root).map(std::path::Path::to_owned).ok()
+        });
         let name: Arc<str> = match found {
             // Not remembered: the cgroup may be gone already, or not visible yet.
             None => return Arc::from(""),
