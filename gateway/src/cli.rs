@@ -1,1 +1,7 @@
-//! Filled in by the commits that follow.
+//! Subcommands.
+
+pub mod query;
+pub mod sessions;
+pub mod show;
+pub mod store;
+pub mod timeline;
