@@ -37,8 +37,17 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
     let found = sessions::sessions(&client, &filter).await?;
     let mut table = new_table();
     table.set_header([
-        "SESSION", "JOB", "IDENTITY", "PROCESSES", "STARTED", "LAST", "FLOWS", "EXCHANGES", "UP",
-        "DOWN", "ERRORS",
+        "SESSION",
+        "JOB",
+        "IDENTITY",
+        "PROCESSES",
+        "STARTED",
+        "LAST",
+        "FLOWS",
+        "EXCHANGES",
+        "UP",
+        "DOWN",
+        "ERRORS",
     ]);
     for session in &found {
         table.add_row([

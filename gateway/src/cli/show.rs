@@ -63,10 +63,7 @@ fn head(e: &Exchange, out: &mut dyn Write) -> Result<(), QueryError> {
         ("protocol", e.protocols.clone()),
         ("decision", e.decision.clone()),
         ("outcome", join(&e.outcome, &e.detail)),
-        (
-            "took",
-            format!("{} ms, first byte after {} ms", e.dur_us / 1000, e.ttfb_us / 1000),
-        ),
+        ("took", format!("{} ms, first byte after {} ms", e.dur_us / 1000, e.ttfb_us / 1000)),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         writeln!(out, "{name:<12} {}", terminal::line(value))?;

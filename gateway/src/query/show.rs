@@ -127,9 +127,9 @@ pub async fn exchange(client: &Client, id: &str) -> Result<Exchange, QueryError>
     let mut rows = rows.map_err(QueryError::failed("reading the exchange"))?;
     let shown: String = id.chars().take(40).collect();
     match (rows.pop(), rows.pop()) {
-        (Some(_), Some(_)) => {
-            Err(QueryError::Asked(format!("several exchanges begin with {shown:?}: give more of it")))
-        }
+        (Some(_), Some(_)) => Err(QueryError::Asked(format!(
+            "several exchanges begin with {shown:?}: give more of it"
+        ))),
         (Some(found), None) => Ok(found),
         (None, _) => Err(QueryError::NotFound(format!("no exchange with id {shown:?}"))),
     }

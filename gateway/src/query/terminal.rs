@@ -125,7 +125,10 @@ mod tests {
         assert_eq!(as_text(&"ü".as_bytes()[..1]), Some(""));
         assert_eq!(as_text(&[0x1f, 0x8b, 8, 0]), None);
         assert_eq!(as_text(&[0; 64]), None);
-        assert_eq!(as_text(b"\x1b[1mbold is still text, with an escape\x1b[0m"), Some("\x1b[1mbold is still text, with an escape\x1b[0m"));
+        assert_eq!(
+            as_text(b"\x1b[1mbold is still text, with an escape\x1b[0m"),
+            Some("\x1b[1mbold is still text, with an escape\x1b[0m")
+        );
     }
 
     #[test]

@@ -166,10 +166,7 @@ mod tests {
              startsWith(toString(session_id), '0190') AND endsWith(dst_host, {host:String}) AND \
              ts >= fromUnixTimestamp64Micro(5) AND ts < fromUnixTimestamp64Micro(6)"
         );
-        assert_eq!(
-            params,
-            [("process", "curl'".to_owned()), ("host", ".example.com".to_owned())]
-        );
+        assert_eq!(params, [("process", "curl'".to_owned()), ("host", ".example.com".to_owned())]);
     }
 
     #[test]

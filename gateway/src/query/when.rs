@@ -19,9 +19,8 @@ const MINUTE: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]");
 const SECOND: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-const SHOWN: &[BorrowedFormatItem<'_>] = format_description!(
-    "[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]"
-);
+const SHOWN: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
 
 /// Parses a point in time.
 ///

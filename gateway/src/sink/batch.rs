@@ -42,8 +42,7 @@ impl ClickHouseSink {
 impl RowSink for ClickHouseSink {
     async fn insert(&self, table: Table, token: &str, mut data: Bytes) -> Result<(), SinkError> {
         let sql = format!("INSERT INTO {} FORMAT RowBinaryWithNamesAndTypes", table.name());
-        let failed =
-            |e| SinkError::from_client(&format!("inserting into {}", table.name()), &e);
+        let failed = |e| SinkError::from_client(&format!("inserting into {}", table.name()), &e);
         let mut insert = self
             .0
             .insert_formatted_with(sql)

@@ -77,8 +77,12 @@ impl Request {
             }
             // Labels, and switches that are off or ask for what is done anyway.
             "query_id" | "describe_include_subcolumns" | "readonly" | "log_comment" => {}
-            "decompress" | "compress" | "wait_end_of_query" | "enable_http_compression"
-            | "async_insert" | "buffer_size"
+            "decompress"
+            | "compress"
+            | "wait_end_of_query"
+            | "enable_http_compression"
+            | "async_insert"
+            | "buffer_size"
                 if value == "0" => {}
             "decompress" => {
                 let what = "compressed requests are not served by the embedded store: use \
