@@ -140,7 +140,7 @@ struct Piece {
     content_type: String,
     content_encoding: String,
     len: u64,
-    body: Blob,
+    shown: Blob,
 }
 
 /// Reads the recorded part of a body, at most `max_bytes` of it.
@@ -157,7 +157,7 @@ pub async fn body(
     // Pieces after the first `max_bytes` are only counted.
     let sql = format!(
         "SELECT content_type, content_encoding, length(body) AS len, \
-         if(before < {max_bytes}, substring(body, 1, {max_bytes} - before), '') AS body FROM \
+         if(before < {max_bytes}, substring(body, 1, {max_bytes} - before), '') AS shown FROM \
          (SELECT *, sum(length(body)) OVER (ORDER BY chunk ROWS BETWEEN UNBOUNDED PRECEDING AND \
          CURRENT ROW) - length(body) AS before FROM \
          (SELECT DISTINCT chunk, content_type, content_encoding, body FROM bodies WHERE \
@@ -168,7 +168,7 @@ pub async fn body(
     let mut body = Body::default();
     while let Some(piece) = cursor.next().await.map_err(failed())? {
         body.recorded = body.recorded.saturating_add(piece.len);
-        body.bytes.extend_from_slice(&piece.body.0);
+        body.bytes.extend_from_slice(&piece.shown.0);
         body.content_type = piece.content_type;
         body.content_encoding = piece.content_encoding;
     }

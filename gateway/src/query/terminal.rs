@@ -79,7 +79,9 @@ pub fn as_text(bytes: &[u8]) -> Option<&str> {
         Err(_) => return None,
     };
     let controls = text.chars().filter(|c| c.is_control() && !c.is_ascii_whitespace()).count();
-    (controls * 20 <= text.chars().count()).then_some(text)
+    // A few escapes do not make a text binary, a zero byte does.
+    let few = controls * 10 <= text.chars().count() + 40 && !text.contains('\0');
+    few.then_some(text)
 }
 
 /// The first bytes of something binary, sixteen to a line.

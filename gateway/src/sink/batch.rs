@@ -34,6 +34,8 @@ impl ClickHouseSink {
         Self(
             client
                 .with_setting("async_insert", "0")
+                // A column that the table lacks must be an error: by default its values vanish.
+                .with_setting("input_format_skip_unknown_fields", "0")
                 .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1"),
         )
     }

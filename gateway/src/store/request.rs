@@ -15,11 +15,12 @@ const MAX_PAIRS: usize = 128;
 const DEFAULT_FORMAT: &str = "TabSeparated";
 
 /// Settings of an insert that the engine gets with the statement.
-const INSERT_SETTINGS: [&str; 4] = [
+const INSERT_SETTINGS: [&str; 5] = [
     "insert_deduplication_token",
     "deduplicate_blocks_in_dependent_materialized_views",
     "insert_deduplicate",
     "async_insert",
+    "input_format_skip_unknown_fields",
 ];
 
 /// A request's parameters.
