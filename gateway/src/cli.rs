@@ -18,18 +18,18 @@ use crate::sink::SinkError;
 use crate::store::StoreError;
 use crate::tls::TlsError;
 
-mod attach;
-mod ca;
-mod doctor;
-mod gateway;
-mod query;
-mod run;
-mod sessions;
-mod show;
-mod store;
-mod timeline;
+pub mod attach;
+pub mod ca;
+pub mod doctor;
+pub mod gateway;
+pub mod query;
+pub mod run;
+pub mod sessions;
+pub mod show;
+pub mod store;
+pub mod timeline;
 pub mod trust;
-mod up;
+pub mod up;
 
 /// Sees what the processes of this host send to the internet, decides, and records it.
 #[derive(Debug, Parser)]
@@ -147,25 +147,38 @@ impl CliError {
 ///
 /// # Errors
 /// See [`CliError`].
-pub async fn dispatch(cli: Cli, out: &mut dyn Write) -> Result<u8, CliError> {
+pub fn run(cli: Cli, out: &mut dyn Write) -> Result<u8, CliError> {
     let context = Context { given: cli.config };
-    match cli.command {
-        Command::Up(args) => up::run(&args, &context, out).await?,
-        Command::Run(args) => return run::run(&args, &context, out).await,
-        Command::Gateway(args) => gateway::run(&args, &context).await?,
-        Command::Store(args) => store::run(&args, &context.config()?)?,
-        Command::Attach(args) => attach::run_attach(&args, &context, out)?,
-        Command::Detach(args) => attach::run_detach(&args, &context, out)?,
+    if let Command::Store(args) = &cli.command {
+        // Its engine wants a process, and a runtime, of its own.
+        match store::run(args, &context)? {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(dispatch(cli.command, &context, out))
+}
+
+async fn dispatch(
+    command: Command,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<u8, CliError> {
+    match command {
+        Command::Up(args) => up::run(&args, context, out).await?,
+        Command::Run(args) => return run::run(&args, context, out).await,
+        Command::Gateway(args) => gateway::run(&args, context).await?,
+        Command::Store(args) => match store::run(&args, context)? {},
+        Command::Attach(args) => attach::run_attach(&args, context, out)?,
+        Command::Detach(args) => attach::run_detach(&args, context, out)?,
         Command::CheckConfig => {
             context.config()?;
             writeln!(out, "configuration is valid")?;
         }
-        Command::Ca(args) => ca::run(&args, &context, out)?,
+        Command::Ca(args) => ca::run(&args, context, out)?,
         Command::Query(args) => query::run(&args, &context.config()?, out).await?,
         Command::Sessions(args) => sessions::run(&args, &context.config()?, out).await?,
         Command::Timeline(args) => timeline::run(&args, &context.config()?, out).await?,
         Command::Show(args) => show::run(&args, &context.config()?, out).await?,
-        Command::Doctor(args) => return doctor::run(&args, &context, out).await,
+        Command::Doctor(args) => return doctor::run(&args, context, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weir", out);
         }

@@ -1,4 +1,4 @@
-//! The `weir` command: arguments, runtime, exit codes.
+//! The `weir` command: arguments and exit codes.
 
 use std::process::ExitCode;
 
@@ -8,13 +8,9 @@ use weir_gateway::{cli, telemetry};
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     telemetry::init_logging();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&format!("starting: {error}")),
-    };
     // Not locked: a panic hook or a child may want to print as well.
     let mut out = std::io::stdout();
-    match runtime.block_on(cli::dispatch(cli, &mut out)) {
+    match cli::run(cli, &mut out) {
         Ok(code) => ExitCode::from(code),
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => failed(&error.to_string()),

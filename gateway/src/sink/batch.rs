@@ -34,6 +34,8 @@ impl ClickHouseSink {
         Self(
             client
                 .with_setting("async_insert", "0")
+                // A column that the table lacks must be an error: by default its values vanish.
+                .with_setting("input_format_skip_unknown_fields", "0")
                 .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1"),
         )
     }
@@ -42,8 +44,7 @@ impl ClickHouseSink {
 impl RowSink for ClickHouseSink {
     async fn insert(&self, table: Table, token: &str, mut data: Bytes) -> Result<(), SinkError> {
         let sql = format!("INSERT INTO {} FORMAT RowBinaryWithNamesAndTypes", table.name());
-        let failed =
-            |e| SinkError::from_client(&format!("inserting into {}", table.name()), &e);
+        let failed = |e| SinkError::from_client(&format!("inserting into {}", table.name()), &e);
         let mut insert = self
             .0
             .insert_formatted_with(sql)

@@ -62,8 +62,7 @@ mod tests {
 
     #[test]
     fn waits_differ_between_hosts() {
-        let waits: Vec<Duration> =
-            (0..16).map(|_| Backoff::default().after_failure()).collect();
+        let waits: Vec<Duration> = (0..16).map(|_| Backoff::default().after_failure()).collect();
         assert!(waits.iter().any(|w| *w != waits[0]), "{waits:?}");
     }
 }

@@ -49,7 +49,9 @@ mod tests {
         let mut config = Config::parse("").unwrap().store;
         config.engine = Some("/nonexistent/libchdb.so".into());
         let said = find_engine(&config).unwrap_err().to_string();
-        for part in ["/nonexistent/libchdb.so", "cargo xtask setup", "/usr/local/lib/weir", "store.engine"] {
+        for part in
+            ["/nonexistent/libchdb.so", "cargo xtask setup", "/usr/local/lib/weir", "store.engine"]
+        {
             assert!(said.contains(part), "{part} not in {said}");
         }
     }

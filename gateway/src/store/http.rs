@@ -159,9 +159,8 @@ async fn statement(
             return Err(EngineError::new(209, "SOCKET_TIMEOUT", "reading the statement"));
         }
     };
-    let body = std::str::from_utf8(&body).map_err(|_invalid| {
-        EngineError::new(36, "BAD_ARGUMENTS", "the statement is not UTF-8")
-    })?;
+    let body = std::str::from_utf8(&body)
+        .map_err(|_invalid| EngineError::new(36, "BAD_ARGUMENTS", "the statement is not UTF-8"))?;
     match request::boundary(content_type) {
         Some(boundary) => parsed.add_multipart(boundary, body)?,
         None if parsed.query.is_empty() => body.clone_into(&mut parsed.query),

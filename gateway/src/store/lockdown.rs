@@ -74,8 +74,15 @@ fn config_xml(users: &Path) -> Result<String, StoreError> {
 
 fn users_xml(database: &str) -> String {
     let tables = [
-        "SELECT", "INSERT", "ALTER", "CREATE TABLE", "CREATE VIEW", "DROP TABLE", "DROP VIEW",
-        "TRUNCATE", "OPTIMIZE",
+        "SELECT",
+        "INSERT",
+        "ALTER",
+        "CREATE TABLE",
+        "CREATE VIEW",
+        "DROP TABLE",
+        "DROP VIEW",
+        "TRUNCATE",
+        "OPTIMIZE",
     ]
     .join(", ");
     let grants = [

@@ -155,7 +155,7 @@ impl Workers {
                 return false;
             }
             // Lets timers and half-sent answers of the runtime proceed meanwhile.
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
         }
         self.0.into_iter().all(|thread| thread.join().is_ok())
     }

@@ -15,11 +15,12 @@ const MAX_PAIRS: usize = 128;
 const DEFAULT_FORMAT: &str = "TabSeparated";
 
 /// Settings of an insert that the engine gets with the statement.
-const INSERT_SETTINGS: [&str; 4] = [
+const INSERT_SETTINGS: [&str; 5] = [
     "insert_deduplication_token",
     "deduplicate_blocks_in_dependent_materialized_views",
     "insert_deduplicate",
     "async_insert",
+    "input_format_skip_unknown_fields",
 ];
 
 /// A request's parameters.
@@ -77,8 +78,12 @@ impl Request {
             }
             // Labels, and switches that are off or ask for what is done anyway.
             "query_id" | "describe_include_subcolumns" | "readonly" | "log_comment" => {}
-            "decompress" | "compress" | "wait_end_of_query" | "enable_http_compression"
-            | "async_insert" | "buffer_size"
+            "decompress"
+            | "compress"
+            | "wait_end_of_query"
+            | "enable_http_compression"
+            | "async_insert"
+            | "buffer_size"
                 if value == "0" => {}
             "decompress" => {
                 let what = "compressed requests are not served by the embedded store: use \

@@ -10,10 +10,7 @@ fn an_insert_carries_its_token_in_the_statement() {
     assert_eq!(request.database, "weir");
     let insert = request.insert().unwrap();
     assert_eq!(insert.format, "RowBinaryWithNamesAndTypes");
-    assert_eq!(
-        insert.sql,
-        r"INSERT INTO flows SETTINGS insert_deduplication_token = 'h/1\'x\\'"
-    );
+    assert_eq!(insert.sql, r"INSERT INTO flows SETTINGS insert_deduplication_token = 'h/1\'x\\'");
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! `weir run -- CMD`: one command under capture.
+//!
+//! - input: a command line
+//! - output: the command's own; its exit code becomes weir's
+//! - bound: one cgroup per run, removed at the end
+//! - on failure: the command is not started
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CliError, Context, trust};
+use crate::capture::cgroup;
+use crate::capture::loader;
+use crate::capture::pins::Status;
+
+/// Arguments of `weir run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the job in the record. Default: `run-` and a random id.
+    #[arg(long)]
+    pub job: Option<String>,
+    /// User to run the command as. Default: who called weir.
+    #[arg(long)]
+    pub user: Option<String>,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Runs the command and answers its exit code (128 + N after signal N).
+///
+/// # Errors
+/// When nothing is attached, or the command cannot be started.
+pub async fn run(args: &Args, context: &Context, out: &mut dyn Write) -> Result<u8, CliError> {
+    let config = context.config()?;
+    let Status::Attached(attachment) = loader::status(&config.capture.pin_dir)? else {
+        return Err(CliError::Failed("weir is not attached: start it with `weir up`".into()));
+    };
+    let ca_dir = &config.tls.ca_dir;
+    if !trust::bundle_path(ca_dir).exists() {
+        let text = format!("no CA in {}: start the gateway first (`weir up`)", ca_dir.display());
+        return Err(CliError::Failed(text));
+    }
+    let dir = attachment.captured.join(job_name(args.job.as_deref())?);
+    let home = Membership::enter(dir)?;
+    let status = spawn_and_wait(args, ca_dir).await;
+    home.leave(out)?;
+    let status = status?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+async fn spawn_and_wait(args: &Args, ca_dir: &Path) -> Result<std::process::ExitStatus, CliError> {
+    let Some((program, rest)) = args.command.split_first() else {
+        return Err(CliError::Failed("no command".into()));
+    };
+    let mut command = Command::new(program);
+    command.args(rest).envs(trust::variables(ca_dir));
+    if let Some(name) = &args.user {
+        let user = nix::unistd::User::from_name(name).ok().flatten();
+        let user = user.ok_or_else(|| CliError::Failed(format!("no user {name:?}")))?;
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    // A terminal sends SIGINT to the whole group: the command decides what it means.
+    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let named = |error: std::io::Error| {
+        CliError::Failed(format!("starting {}: {error}", program.to_string_lossy()))
+    };
+    let mut child = command.spawn().map_err(named)?;
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(status?),
+            _ = int.recv() => {}
+            _ = term.recv() => {
+                if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
+                    let pid = nix::unistd::Pid::from_raw(pid);
+                    // It may have ended by itself just now.
+                    drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
+                }
+            }
+        }
+    }
+}
+
+/// A job's name is one path component.
+fn job_name(given: Option<&str>) -> Result<String, CliError> {
+    let Some(name) = given else {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        return Ok(format!("run-{}", id.get(..8).unwrap_or(&id)));
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
+        let text = format!("job name {name:?} is not 1 to 100 letters, digits, '-', '_' or '.'");
+        return Err(CliError::Failed(text));
+    }
+    Ok(name.to_owned())
+}
+
+/// This process inside a job's cgroup. Children inherit it, so that not one instruction of the
+/// command runs outside.
+struct Membership {
+    dir: PathBuf,
+    home: PathBuf,
+}
+
+impl Membership {
+    fn enter(dir: PathBuf) -> Result<Self, CliError> {
+        let own = std::fs::read_to_string("/proc/self/cgroup")?;
+        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let home = cgroup::mount()?.join(path);
+        cgroup::create(&dir)?;
+        cgroup::join(&dir, None)?;
+        Ok(Self { dir, home })
+    }
+
+    fn leave(self, out: &mut dyn Write) -> Result<(), CliError> {
+        cgroup::join(&self.home, None)?;
+        if !cgroup::remove(&self.dir)? {
+            writeln!(out, "weir: processes of this job still run in {}", self.dir.display())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_names_are_one_path_component() {
+        assert!(job_name(None).is_ok_and(|name| name.starts_with("run-") && name.len() == 12));
+        assert_eq!(job_name(Some("build-7.x")).ok().as_deref(), Some("build-7.x"));
+        for bad in ["", "a/b", "..", ".hidden", "a b", "\u{e4}"] {
+            assert!(job_name(Some(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

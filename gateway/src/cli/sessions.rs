@@ -1,0 +1,71 @@
+//! `weir sessions`: who used the network, newest first.
+
+use std::io::Write;
+
+use crate::cli::timeline::point;
+use crate::clock::WallUs;
+use crate::config::Config;
+use crate::query::sql::new_table;
+use crate::query::{QueryError, Size, sessions, terminal, when};
+use crate::sink::connect_reader;
+
+/// Lists sessions, newest first.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Only this job.
+    #[arg(long)]
+    pub job: Option<String>,
+    /// Only sessions with activity since then: "15m" ago, or "2026-01-31T12:00:00Z".
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    pub limit: u32,
+}
+
+/// Answers on `out`.
+///
+/// # Errors
+/// See [`QueryError`].
+pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<(), QueryError> {
+    let filter = sessions::Filter {
+        job: args.job.clone(),
+        since: point(args.since.as_deref())?,
+        limit: args.limit,
+    };
+    let client = connect_reader(&config.store)?;
+    let found = sessions::sessions(&client, &filter).await?;
+    let mut table = new_table();
+    table.set_header([
+        "SESSION",
+        "JOB",
+        "IDENTITY",
+        "PROCESSES",
+        "STARTED",
+        "LAST",
+        "FLOWS",
+        "EXCHANGES",
+        "UP",
+        "DOWN",
+        "ERRORS",
+    ]);
+    for session in &found {
+        table.add_row([
+            session.session_id.to_string(),
+            terminal::line(&session.job_id).into_owned(),
+            terminal::line(&session.identity).into_owned(),
+            terminal::line(&session.processes.join(" ")).into_owned(),
+            when::show(WallUs(session.started_us)),
+            when::show(WallUs(session.last_us)),
+            session.flows.to_string(),
+            session.exchanges.to_string(),
+            Size(session.up_bytes).to_string(),
+            Size(session.down_bytes).to_string(),
+            session.errors.to_string(),
+        ]);
+    }
+    if !found.is_empty() {
+        writeln!(out, "{}", table.trim_fmt())?;
+    }
+    Ok(())
+}

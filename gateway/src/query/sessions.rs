@@ -1,0 +1,83 @@
+//! Sessions, newest first.
+//!
+//! - input: [`Filter`]
+//! - output: [`Session`]s
+//! - bound: [`MAX_LIMIT`] sessions
+//! - on failure: [`QueryError`]
+
+use clickhouse::Client;
+use uuid::Uuid;
+
+use super::QueryError;
+use crate::clock::WallUs;
+
+/// Most sessions of one answer.
+pub const MAX_LIMIT: u32 = 10_000;
+
+/// Which sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Job.
+    pub job: Option<String>,
+    /// Something happened from here on.
+    pub since: Option<WallUs>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The exchanges of one identity in one job or login.
+#[derive(Clone, Debug, PartialEq, Eq, clickhouse::Row, serde::Deserialize)]
+pub struct Session {
+    /// Its id.
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub session_id: Uuid,
+    /// Job.
+    pub job_id: String,
+    /// Who.
+    pub identity: String,
+    /// Host that recorded it.
+    pub host_id: String,
+    /// Names of its processes.
+    pub processes: Vec<String>,
+    /// First record, microseconds since the Unix epoch.
+    pub started_us: i64,
+    /// End of the last record, microseconds since the Unix epoch.
+    pub last_us: i64,
+    /// Closed connections.
+    pub flows: u64,
+    /// Exchanges.
+    pub exchanges: u64,
+    /// Bytes from the clients, of closed connections.
+    pub up_bytes: u64,
+    /// Bytes to the clients, of closed connections.
+    pub down_bytes: u64,
+    /// Flows and exchanges that did not end well.
+    pub errors: u64,
+}
+
+/// Asks for sessions.
+///
+/// # Errors
+/// What ClickHouse answered.
+pub async fn sessions(client: &Client, filter: &Filter) -> Result<Vec<Session>, QueryError> {
+    let mut conditions = vec!["1".to_owned()];
+    if filter.job.is_some() {
+        conditions.push("job_id = {job:String}".to_owned());
+    }
+    if let Some(since) = filter.since {
+        conditions.push(format!("last >= fromUnixTimestamp64Micro({})", since.0));
+    }
+    let sql = format!(
+        "SELECT session_id, job_id, identity, host_id, processes, \
+         toUnixTimestamp64Micro(started) AS started_us, toUnixTimestamp64Micro(last) AS last_us, \
+         flows, exchanges, up_bytes, down_bytes, errors FROM session_summary WHERE {} \
+         ORDER BY last DESC, session_id LIMIT {}",
+        conditions.join(" AND "),
+        filter.limit.clamp(1, MAX_LIMIT),
+    );
+    let mut query = client.query_raw(&sql);
+    if let Some(job) = &filter.job {
+        query = query.param("job", job);
+    }
+    query.fetch_all::<Session>().await.map_err(QueryError::failed("reading the sessions"))
+}
