@@ -44,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         }
         "connect-from-device" => connect_from_device(&rest()?, rest()?.parse()?)?,
         "reconnect" => reconnect(rest()?.parse()?, rest()?.parse()?)?,
+        "abandon" => abandon(rest()?.parse()?, rest()?.parse()?)?,
         "udp-connect" => {
             let socket = unbound_udp(rest()?.parse()?)?;
             say(&json!({ "errno": errno(socket.1.connect(socket.0)) }))?;
@@ -118,6 +119,17 @@ fn reconnect(first: SocketAddr, second: SocketAddr) -> anyhow::Result<()> {
     wait_for_end()
 }
 
+/// Starts to connect from a given port and gives up before anybody answers.
+fn abandon(from: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
+    let socket = tcp(to)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.set_nonblocking(true)?;
+    let failed = errno(socket.connect(&to.into()));
+    drop(socket);
+    say(&json!({ "errno": failed }))
+}
+
 #[expect(unsafe_code, reason = "no safe wrapper passes AF_UNSPEC to connect")]
 fn dissolve(socket: &Socket) -> anyhow::Result<()> {
     // SAFETY: all-zero is a valid sockaddr.
@@ -148,7 +160,8 @@ fn hold(index: u8, count: u16) -> anyhow::Result<()> {
 }
 
 /// Process `index` makes `count` connections one after the other from few source ports, and
-/// resets every other one as soon as it has said who it is.
+/// resets seven of eight as soon as it has said who it is: their ports are used again while the
+/// gateway has not accepted them.
 fn churn(index: u8, count: u16, ports: u16) -> anyhow::Result<()> {
     let base = 20_000 + u16::from(index) * 64;
     let (mut done, mut busy, mut port) = (0_u16, 0_u64, 0_u16);
@@ -170,7 +183,7 @@ fn churn(index: u8, count: u16, ports: u16) -> anyhow::Result<()> {
             continue;
         }
         send_claim(&socket, to)?;
-        if done % 2 == 0 {
+        if done % 8 != 7 {
             socket.set_linger(Some(Duration::ZERO))?;
         } else {
             // The gateway closes first and keeps the waiting state, so the port is free at once.
