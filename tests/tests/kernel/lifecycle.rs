@@ -55,7 +55,7 @@ fn detached_processes_connect_directly_and_keep_their_cgroup() {
     let client = world.client(&["connect", &to]);
     assert!(world.accept_v4().1.is_ok());
     let detached = loader::detach(&world.places.pin_dir).unwrap();
-    assert_eq!(detached.cgroups_left, [world.places.captured.clone()], "in use");
+    assert_eq!(detached.cgroups_left, std::slice::from_ref(&world.places.captured), "in use");
     let after = world.client(&["connect", &to]);
     plain.accept().expect("a direct connection");
     after.finish();

@@ -69,7 +69,8 @@ impl Drop for Places {
         }
         let mount = self.tmp.path().join("bpf");
         if mount.exists() {
-            nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH).ok();
+            let unmounted = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+            assert!(unmounted.is_ok() || std::thread::panicking(), "{unmounted:?}");
         }
     }
 }
@@ -189,8 +190,8 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
