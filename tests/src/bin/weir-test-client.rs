@@ -7,13 +7,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use weir_gateway::capture::Capture as _;
+use weir_gateway::capture::maps::{PinnedCapture, counters};
 
 fn main() -> anyhow::Result<()> {
     let mut args: std::collections::VecDeque<String> = std::env::args().skip(1).collect();
@@ -53,6 +55,7 @@ fn main() -> anyhow::Result<()> {
             let socket = unbound_udp(rest()?.parse()?)?;
             say(&json!({ "errno": errno(socket.1.send_to(b"x", socket.0)) }))?;
         }
+        "read-record" => read_record(Path::new(&rest()?))?,
         "hold" => hold(rest()?.parse()?, rest()?.parse()?)?,
         "churn" => churn(rest()?.parse()?, rest()?.parse()?, rest()?.parse()?)?,
         other => bail!("unknown command {other}"),
@@ -139,6 +142,21 @@ fn dissolve(socket: &Socket) -> anyhow::Result<()> {
     // SAFETY: the descriptor is open, `none` lives through the call and has `len` bytes.
     let answer = unsafe { libc::connect(socket.as_raw_fd(), &raw const none, len) };
     if answer == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+/// Plays the gateway: standard input is an accepted socket.
+fn read_record(pin_dir: &Path) -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capture = PinnedCapture::open(pin_dir)?;
+    let record = capture.record(std::io::stdin().as_fd())?;
+    let redirected = counters(pin_dir)?.into_iter().find(|(name, _)| *name == "connect_redirected");
+    say(&json!({
+        "capabilities": capabilities.map(str::trim),
+        "orig_dst": record.orig_dst.0.to_string(),
+        "tgid": record.process.key.tgid,
+        "redirected": redirected.map(|(_, value)| value),
+    }))
 }
 
 /// Process `index` opens `count` connections to addresses that say who they are, and holds them.

@@ -152,12 +152,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(CLIENT)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_with(args, Stdio::piped())
+    }
+
+    pub(crate) fn start_with(args: &[&str], stdin: Stdio) -> Self {
+        let mut child =
+            Command::new(CLIENT).args(args).stdin(stdin).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let args = std::iter::once(CLIENT).chain(args.iter().copied()).map(str::to_owned).collect();
         Self { child, lines, args }
