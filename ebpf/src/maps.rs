@@ -121,7 +121,7 @@ pub(crate) fn config() -> Option<&'static Config> {
 pub(crate) fn listener(netns_cookie: u64) -> Option<&'static Listener> {
     // SAFETY: hash map values may change under a reader; a listener is replaced whole, in eight
     // aligned bytes.
-    unsafe { NETNS.get(&netns_cookie) }
+    unsafe { NETNS.get(netns_cookie) }
 }
 
 #[inline(always)]

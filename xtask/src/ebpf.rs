@@ -157,3 +157,11 @@ fn root() -> anyhow::Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     Ok(manifest.parent().context("xtask has no parent directory")?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn prebuilt_object_belongs_to_the_sources() {
+        super::check_sources().unwrap();
+    }
+}

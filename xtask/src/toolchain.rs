@@ -139,8 +139,6 @@ fn rust_src_from_debian(work: &Path, sysroot: &Path) -> anyhow::Result<()> {
 }
 
 fn download(dir: &Path, uri: &str, suite: &str, version: &str) -> anyhow::Result<PathBuf> {
-    // A private directory that apt's unprivileged download user may enter is not needed: apt
-    // falls back to downloading as the caller.
     for sub in ["lists/partial", "cache/archives/partial", "package"] {
         std::fs::create_dir_all(dir.join(sub)).context("making a private apt directory")?;
     }
@@ -152,6 +150,7 @@ fn download(dir: &Path, uri: &str, suite: &str, version: &str) -> anyhow::Result
         "Dir::Etc::sourceparts=/dev/null".to_owned(),
         format!("Dir::State::Lists={}", dir.join("lists").display()),
         format!("Dir::Cache={}", dir.join("cache").display()),
+        // apt's own download user may not enter a private directory.
         "APT::Sandbox::User=".to_owned(),
     ];
     let apt = |args: &[&str]| {
@@ -174,10 +173,11 @@ fn download(dir: &Path, uri: &str, suite: &str, version: &str) -> anyhow::Result
 fn unpack(package: &Path, dir: &Path, version: &str, sysroot: &Path) -> anyhow::Result<()> {
     let tree = dir.join("tree");
     run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&tree))?;
-    let from = tree.join(format!("usr/src/rustc-{version}"));
+    // The package holds the compiler too; rustup's component of the same name does not.
+    let from = tree.join(format!("usr/src/rustc-{version}/library"));
     let to = rust_src(sysroot);
-    let parent = to.parent().context("the sysroot has no parent")?;
-    std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    std::fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+    let to = to.join("library");
     // Copied, not linked: it has to survive a deleted target directory.
     run(Command::new("cp").args(["-R", "--no-target-directory"]).arg(&from).arg(&to))?;
     std::fs::remove_dir_all(dir).context("removing the private apt directory")?;

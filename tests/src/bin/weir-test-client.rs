@@ -7,13 +7,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use weir_gateway::capture::Capture as _;
+use weir_gateway::capture::maps::{PinnedCapture, counters};
 
 fn main() -> anyhow::Result<()> {
     let mut args: std::collections::VecDeque<String> = std::env::args().skip(1).collect();
@@ -44,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         }
         "connect-from-device" => connect_from_device(&rest()?, rest()?.parse()?)?,
         "reconnect" => reconnect(rest()?.parse()?, rest()?.parse()?)?,
+        "abandon" => abandon(rest()?.parse()?, rest()?.parse()?)?,
         "udp-connect" => {
             let socket = unbound_udp(rest()?.parse()?)?;
             say(&json!({ "errno": errno(socket.1.connect(socket.0)) }))?;
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
             let socket = unbound_udp(rest()?.parse()?)?;
             say(&json!({ "errno": errno(socket.1.send_to(b"x", socket.0)) }))?;
         }
+        "read-record" => read_record(Path::new(&rest()?))?,
         "hold" => hold(rest()?.parse()?, rest()?.parse()?)?,
         "churn" => churn(rest()?.parse()?, rest()?.parse()?, rest()?.parse()?)?,
         other => bail!("unknown command {other}"),
@@ -118,6 +122,17 @@ fn reconnect(first: SocketAddr, second: SocketAddr) -> anyhow::Result<()> {
     wait_for_end()
 }
 
+/// Starts to connect from a given port and gives up before anybody answers.
+fn abandon(from: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
+    let socket = tcp(to)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.set_nonblocking(true)?;
+    let failed = errno(socket.connect(&to.into()));
+    drop(socket);
+    say(&json!({ "errno": failed }))
+}
+
 #[expect(unsafe_code, reason = "no safe wrapper passes AF_UNSPEC to connect")]
 fn dissolve(socket: &Socket) -> anyhow::Result<()> {
     // SAFETY: all-zero is a valid sockaddr.
@@ -127,6 +142,21 @@ fn dissolve(socket: &Socket) -> anyhow::Result<()> {
     // SAFETY: the descriptor is open, `none` lives through the call and has `len` bytes.
     let answer = unsafe { libc::connect(socket.as_raw_fd(), &raw const none, len) };
     if answer == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+/// Plays the gateway: standard input is an accepted socket.
+fn read_record(pin_dir: &Path) -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capture = PinnedCapture::open(pin_dir)?;
+    let record = capture.record(std::io::stdin().as_fd())?;
+    let redirected = counters(pin_dir)?.into_iter().find(|(name, _)| *name == "connect_redirected");
+    say(&json!({
+        "capabilities": capabilities.map(str::trim),
+        "orig_dst": record.orig_dst.0.to_string(),
+        "tgid": record.process.key.tgid,
+        "redirected": redirected.map(|(_, value)| value),
+    }))
 }
 
 /// Process `index` opens `count` connections to addresses that say who they are, and holds them.
@@ -148,7 +178,8 @@ fn hold(index: u8, count: u16) -> anyhow::Result<()> {
 }
 
 /// Process `index` makes `count` connections one after the other from few source ports, and
-/// resets every other one as soon as it has said who it is.
+/// resets seven of eight as soon as it has said who it is: their ports are used again while the
+/// gateway has not accepted them.
 fn churn(index: u8, count: u16, ports: u16) -> anyhow::Result<()> {
     let base = 20_000 + u16::from(index) * 64;
     let (mut done, mut busy, mut port) = (0_u16, 0_u64, 0_u16);
@@ -170,7 +201,7 @@ fn churn(index: u8, count: u16, ports: u16) -> anyhow::Result<()> {
             continue;
         }
         send_claim(&socket, to)?;
-        if done % 2 == 0 {
+        if done % 8 != 7 {
             socket.set_linger(Some(Duration::ZERO))?;
         } else {
             // The gateway closes first and keeps the waiting state, so the port is free at once.

@@ -1,6 +1,9 @@
 //! Attaching, detaching, and what is left of either.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 
 use aya::maps::{Array, Map, MapData};
 use weir_ebpf_common::{ABI_VERSION, Config};
@@ -8,7 +11,7 @@ use weir_gateway::capture::loader::{self, Status};
 use weir_gateway::capture::maps::PinnedCapture;
 use weir_gateway::capture::{CaptureError, cgroup};
 
-use crate::world::{Places, World, exists, wait_until};
+use crate::world::{Client, Places, World, exists, wait_until};
 
 const PORT: u16 = 15_443;
 const EPERM: i64 = 1;
@@ -55,7 +58,7 @@ fn detached_processes_connect_directly_and_keep_their_cgroup() {
     let client = world.client(&["connect", &to]);
     assert!(world.accept_v4().1.is_ok());
     let detached = loader::detach(&world.places.pin_dir).unwrap();
-    assert_eq!(detached.cgroups_left, [world.places.captured.clone()], "in use");
+    assert_eq!(detached.cgroups_left, std::slice::from_ref(&world.places.captured), "in use");
     let after = world.client(&["connect", &to]);
     plain.accept().expect("a direct connection");
     after.finish();
@@ -69,6 +72,30 @@ fn second_attach_is_refused_and_harms_nothing() {
     assert!(matches!(again, CaptureError::AlreadyAttached(_)), "{again}");
     let client = world.client(&["connect", "198.51.100.7:443"]);
     assert!(world.accept_v4().1.is_ok());
+    client.finish();
+}
+
+#[test]
+fn gateway_without_capabilities_reads_records() {
+    let world = World::new("unprivileged", &["127.0.0.0/8"]);
+    let pins = &world.places.pin_dir;
+    // What an installation does for the gateway's user: let it pass, and own what it reads.
+    for dir in pins.ancestors().take(3) {
+        std::fs::set_permissions(dir, Permissions::from_mode(0o711)).unwrap();
+    }
+    for name in ["CONFIG", "SERVER", "COUNTERS"] {
+        std::os::unix::fs::chown(pins.join(name), Some(65_534), None).unwrap();
+    }
+    let client = world.client(&["connect", "198.51.100.7:443"]);
+    let (stream, _record) = world.accept_v4();
+    let args = ["--uid", "65534", "read-record", pins.to_str().unwrap()];
+    let mut reader = Client::start_with(&args, OwnedFd::from(stream).into());
+    let said = reader.say();
+    assert_eq!(said["capabilities"], "0000000000000000");
+    assert_eq!(said["orig_dst"], "198.51.100.7:443");
+    assert_eq!(said["tgid"], client.pid());
+    assert_eq!(said["redirected"], 1);
+    reader.finish();
     client.finish();
 }
 
@@ -95,8 +122,8 @@ fn stale_pins_are_replaced() {
 fn failed_attach_removes_what_it_made() {
     let places = Places::new("partial");
     let mut spec = places.spec(PORT, &[]);
-    // Deeper than cgroupfs allows for one name: fails after the captured cgroup was made.
-    spec.gateway = places.top.join("g".repeat(300));
+    // cgroupfs refuses line breaks: fails after the captured cgroup was made.
+    spec.gateway = places.top.join("gate\nway");
     let before = programs();
     let error = loader::attach(&spec).unwrap_err();
     assert!(matches!(error, CaptureError::Io { .. }), "{error}");

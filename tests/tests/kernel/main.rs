@@ -3,6 +3,16 @@
 //!
 //! Every test makes its own cgroups, bpffs mount and pins, and removes them however it ends.
 #![cfg(feature = "privileged")]
+#![cfg_attr(
+    feature = "privileged",
+    expect(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "in a test harness, a panic with a place is the report"
+    )
+)]
 
 mod concurrency;
 mod lifecycle;

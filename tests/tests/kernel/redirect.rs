@@ -156,6 +156,31 @@ fn direct_connection_to_the_gateway_has_no_record() {
     client.finish();
 }
 
+/// A connect that is given up while the gateway's queue is full has announced a record that nobody
+/// collected. Whoever uses the source port next must not get it.
+#[test]
+fn abandoned_connect_leaves_no_record_for_the_next_user_of_its_port() {
+    let world = World::new("abandon", LOOPBACK);
+    socket2::SockRef::from(&world.v4).listen(0).unwrap();
+    let filler = TcpStream::connect((Ipv4Addr::LOCALHOST, world.port)).unwrap();
+    let from = listen(addr("127.0.0.1:0")).local_addr().unwrap();
+    let mut client = world.client(&["abandon", &from.to_string(), "198.51.100.7:443"]);
+    assert_eq!(client.errno(), i64::from(libc::EINPROGRESS));
+    client.finish();
+    assert_eq!(world.counter("tuple_stored"), 1);
+    assert_eq!(world.counter("tuple_withdrawn"), 1);
+    assert!(matches!(world.accept_v4().1, Err(CaptureError::NoRecord)), "the filler");
+    drop(filler);
+
+    let outside = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    outside.set_reuse_address(true).unwrap();
+    outside.bind(&from.into()).unwrap();
+    outside.connect(&world.v4.local_addr().unwrap().into()).unwrap();
+    let (stream, record) = world.accept_v4();
+    assert_eq!(stream.peer_addr().unwrap(), from);
+    assert!(matches!(record, Err(CaptureError::NoRecord)), "{record:?}");
+}
+
 #[test]
 fn something_that_is_no_tcp_socket_is_an_error_and_no_record() {
     let world = World::new("notsock", LOOPBACK);

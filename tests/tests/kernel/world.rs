@@ -69,7 +69,8 @@ impl Drop for Places {
         }
         let mount = self.tmp.path().join("bpf");
         if mount.exists() {
-            nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH).ok();
+            let unmounted = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+            assert!(unmounted.is_ok() || std::thread::panicking(), "{unmounted:?}");
         }
     }
 }
@@ -151,12 +152,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(CLIENT)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_with(args, Stdio::piped())
+    }
+
+    pub(crate) fn start_with(args: &[&str], stdin: Stdio) -> Self {
+        let mut child =
+            Command::new(CLIENT).args(args).stdin(stdin).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let args = std::iter::once(CLIENT).chain(args.iter().copied()).map(str::to_owned).collect();
         Self { child, lines, args }
@@ -189,8 +190,8 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
