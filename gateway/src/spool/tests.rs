@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::SpoolError;
-use super::fs::faulty::{FaultyFs, Faults};
+use super::fs::faulty::{Faults, FaultyFs};
 use super::fs::{RealFs, SpoolFs};
 use super::reader::{Reader, Segment};
 use super::recover::{Crash, Recovered};
@@ -103,9 +103,11 @@ fn records_come_back_in_order_with_the_header_of_their_table() {
     assert_eq!(batch.data, want);
     let token = format!("host-a/{}/1/gaps", Uuid::from_u128(1));
     assert_eq!(segment.token(&batch), token);
-    assert!(std::fs::read_dir(dir.path()).unwrap().all(|entry| {
-        !entry.unwrap().file_name().to_str().unwrap().ends_with(".open")
-    }));
+    assert!(
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .all(|entry| { !entry.unwrap().file_name().to_str().unwrap().ends_with(".open") })
+    );
 }
 
 #[test]
@@ -218,7 +220,8 @@ fn a_full_spool_refuses_until_segments_are_acknowledged() {
     assert!(writer.is_full());
     let reader = Reader::open(&config.dir, Arc::clone(&fs)).unwrap();
     // one segment is 6 % of the quota: not enough to begin again
-    for (at, (ms, full)) in reader.sealed().unwrap().iter().zip([(60_000, true), (120_000, false)]) {
+    for (at, (ms, full)) in reader.sealed().unwrap().iter().zip([(60_000, true), (120_000, false)])
+    {
         reader.ack(at).unwrap();
         writer.tick(later(ms)).unwrap();
         assert_eq!(writer.is_full(), full);
