@@ -181,6 +181,9 @@ impl Work {
             if records > 0 {
                 traffic = now;
             }
+            if records == RUN {
+                continue;
+            }
             if now.saturating_duration_since(traffic) < TRAFFIC {
                 std::thread::park_timeout(NAP);
             } else if self.is_busy() {
@@ -197,20 +200,16 @@ impl Work {
         self.spool.is_busy() || self.missing.is_some() || !self.owed.is_empty()
     }
 
-    /// Writes what is queued; says how many records, and whether senders exist.
+    /// Writes at most [`RUN`] queued records; says how many, and whether senders exist.
     fn drain(&mut self, queue: &mut Receiver<Record>) -> (usize, bool) {
-        let mut records = 0;
-        loop {
+        for records in 0..RUN {
             match queue.try_recv() {
                 Ok(record) => self.write(record),
                 Err(TryRecvError::Empty) => return (records, true),
                 Err(TryRecvError::Disconnected) => return (records, false),
             }
-            records += 1;
-            if records % RUN == 0 {
-                self.tick();
-            }
         }
+        (RUN, true)
     }
 
     fn finish(mut self, mut queue: Receiver<Record>) -> Result<(), SpoolError> {
@@ -218,16 +217,19 @@ impl Work {
         queue.close();
         let end = self.clock.mono() + GRACE;
         loop {
-            let (_, open) = self.drain(&mut queue);
+            let (records, open) = self.drain(&mut queue);
             let now = self.tick();
             if !open || now >= end {
                 break;
             }
-            std::thread::park_timeout(NAP);
+            if records < RUN {
+                std::thread::park_timeout(NAP);
+            }
         }
         self.closing = true;
         self.shared.set_gate(Gate::Closed);
-        self.drain(&mut queue);
+        // no new ones can come: this ends
+        while self.drain(&mut queue).0 == RUN {}
         let permits = queue.max_capacity().saturating_sub(queue.capacity());
         if permits > 0 {
             let detail = "exchanges were open when the gateway stopped".into();
@@ -313,8 +315,7 @@ impl Work {
             let records = (lost.last_seq - lost.first_seq).saturating_add(1);
             RecordStats::add(&self.shared.stats.lost_written, records);
             let detail = "a failed write to the spool swallowed them".into();
-            let mut gap =
-                self.gap(CAUSE_SPOOL_FULL, self.boot_id, lost.first_seq, records, detail);
+            let mut gap = self.gap(CAUSE_SPOOL_FULL, self.boot_id, lost.first_seq, records, detail);
             gap.last_seq = lost.last_seq;
             self.owe(gap);
         }
@@ -350,8 +351,7 @@ impl Work {
     fn tell_missing(&mut self) {
         let Some(missing) = self.missing.take() else { return };
         let Missing { first_seq, records, ref detail, .. } = missing;
-        let mut gap =
-            self.gap(CAUSE_SPOOL_FULL, self.boot_id, first_seq, records, detail.clone());
+        let mut gap = self.gap(CAUSE_SPOOL_FULL, self.boot_id, first_seq, records, detail.clone());
         gap.bytes = missing.bytes;
         match self.try_append(&gap) {
             Ok(()) => tracing::warn!(records, "records were lost"),

@@ -358,6 +358,6 @@ impl<'a> Cursor<'a> {
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
         let short = Damage { at: self.at, reason: "ends too early" };
-        self.take(N)?.try_into().map_err(|_: std::array::TryFromSliceError| short)
+        self.take(N)?.first_chunk().copied().ok_or(short)
     }
 }

@@ -8,10 +8,11 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::SpoolError;
-use super::fs::faulty::{FaultyFs, Faults};
+use super::fs::faulty::{Faults, FaultyFs};
 use super::fs::{RealFs, SpoolFs};
 use super::reader::{Reader, Segment};
 use super::recover::{Crash, Recovered};
+use super::segment::{End, FLAG_HEADER, Footer, Frame, Header, put_frame};
 use super::writer::{Level, Writer};
 use crate::clock::{FakeClock, WallUs};
 use crate::config;
@@ -103,9 +104,11 @@ fn records_come_back_in_order_with_the_header_of_their_table() {
     assert_eq!(batch.data, want);
     let token = format!("host-a/{}/1/gaps", Uuid::from_u128(1));
     assert_eq!(segment.token(&batch), token);
-    assert!(std::fs::read_dir(dir.path()).unwrap().all(|entry| {
-        !entry.unwrap().file_name().to_str().unwrap().ends_with(".open")
-    }));
+    assert!(
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .all(|entry| { !entry.unwrap().file_name().to_str().unwrap().ends_with(".open") })
+    );
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn segments_are_chained_across_seal_ack_and_restart() {
             let bytes = fs.read(&path, u64::MAX).unwrap();
             let scan = super::segment::scan(&bytes, |_| {}).unwrap();
             assert_eq!(scan.header.prev, want);
-            let super::segment::End::Sealed(footer) = scan.end else { panic!("{scan:?}") };
+            let End::Sealed(footer) = scan.end else { panic!("{scan:?}") };
             want = footer.sha256;
             reader.ack(&reader.sealed().unwrap()[0]).unwrap();
         }
@@ -218,7 +221,8 @@ fn a_full_spool_refuses_until_segments_are_acknowledged() {
     assert!(writer.is_full());
     let reader = Reader::open(&config.dir, Arc::clone(&fs)).unwrap();
     // one segment is 6 % of the quota: not enough to begin again
-    for (at, (ms, full)) in reader.sealed().unwrap().iter().zip([(60_000, true), (120_000, false)]) {
+    for (at, (ms, full)) in reader.sealed().unwrap().iter().zip([(60_000, true), (120_000, false)])
+    {
         reader.ack(at).unwrap();
         writer.tick(later(ms)).unwrap();
         assert_eq!(writer.is_full(), full);
@@ -325,6 +329,55 @@ fn a_crash_is_told_even_when_nothing_was_open_and_again_until_it_is_on_disk() {
     let (_, recovered) = open(&fs, &config, 4).unwrap();
     assert_eq!(recovered.crashed, [crash(3, Some(1))]);
     assert_eq!(recovered.segments[0].records, 1);
+}
+
+#[test]
+fn numbers_grow_after_a_crash_when_all_segments_are_acknowledged() {
+    let (_, fs, mut config) = faulty();
+    config.max_bytes = 1 << 30;
+    let (mut writer, _) = open(&fs, &config, 1).unwrap();
+    let reader = Reader::open(&config.dir, Arc::clone(&fs)).unwrap();
+    for _ in 0..=2 * super::state::BLOCK {
+        writer.append(&row(0, 0)).unwrap();
+        writer.seal().unwrap();
+        reader.ack(&reader.sealed().unwrap()[0]).unwrap();
+    }
+    drop(writer);
+    let (mut writer, _) = open(&fs, &config, 2).unwrap();
+    writer.append(&row(0, 0)).unwrap();
+    writer.seal().unwrap();
+    assert!(reader.sealed().unwrap()[0].number > 2 * super::state::BLOCK + 1);
+}
+
+/// The bytes of docs/spool-format.md; when this fails, the version must change.
+#[test]
+fn the_format_is_the_documented_one() {
+    let header = Header {
+        host_id: "h".into(),
+        boot_id: Uuid::from_u128(0x0102),
+        number: 3,
+        created: WallUs(4),
+        first_seq: 5,
+        prev: [6; 32],
+    };
+    let (mut bytes, seed) = header.encode().unwrap();
+    let frame = Frame { seq: 5, table: 4, flags: FLAG_HEADER, payload: b"names" };
+    put_frame(seed, frame, &mut bytes).unwrap();
+    put_frame(seed, Frame { flags: 0, payload: b"row", ..frame }, &mut bytes).unwrap();
+    let sha256 = super::segment::sha256(&bytes);
+    let footer = Footer { records: 1, first_seq: 5, last_seq: 5, sha256 };
+    footer.encode(seed, &mut bytes).unwrap();
+    let scan = super::segment::scan(&bytes, |_| {}).unwrap();
+    assert_eq!((scan.header, scan.end), (header, End::Sealed(footer)));
+    let want = concat!(
+        "574549525345470a0100000000000000000000000000000001020300000000000000040000000000",
+        "00000500000000000000060606060606060606060606060606060606060606060606060606060606",
+        "0606010068b0386dee0500000077adceef050000000000000004016e616d65730300000057f038de",
+        "05000000000000000400726f7738000000506d4f0405000000000000000002010000000000000005",
+        "00000000000000050000000000000063aa679d14c75a126a743d5cfc708bd6a34018ed10be95cb19",
+        "4dd0d002524011",
+    );
+    assert_eq!(hex::encode(bytes), want);
 }
 
 #[test]

@@ -38,7 +38,14 @@ pub(super) struct Usage {
 impl Usage {
     pub(super) fn new(max_bytes: u64, now: Instant) -> Self {
         let capacity = max_bytes;
-        Self { max_bytes, closed_bytes: 0, capacity, listed: now, cost: Duration::ZERO, full: false }
+        Self {
+            max_bytes,
+            closed_bytes: 0,
+            capacity,
+            listed: now,
+            cost: Duration::ZERO,
+            full: false,
+        }
     }
 
     /// Lists the directory again. `open_written` are the bytes of the open segment on disk.

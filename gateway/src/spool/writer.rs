@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use super::SpoolError;
 use super::fs::{Held, SpoolFile, SpoolFs};
-use super::recover::{self, How, Position, Recovered, open_path, sealed_path};
-use super::segment::{
-    self, FLAG_HEADER, FOOTER_BYTES, FRAME_BYTES, Footer, Frame, Hasher, Header, MAX_FILE_BYTES,
-};
-use super::state::{BLOCK, State, remove_if_there};
-use super::usage::Usage;
+use super::recover::{self, Position, Recovered, open_path, sealed_path};
+use super::segment::{self, FLAG_HEADER, FOOTER_BYTES, FRAME_BYTES, Footer, Frame, Hasher, Header};
+use super::state::{BLOCK, State};
 pub use super::usage::Level;
+use super::usage::Usage;
 use crate::clock::SharedClock;
 use crate::config;
 use crate::record::row::{Producer, Row, Table};
+
+mod repair;
 
 /// Bytes gathered before a write.
 pub const BUFFER_BYTES: usize = 256 * 1024;
@@ -187,8 +187,7 @@ impl Writer {
         let Some(open) = &mut self.open else { return Err(SpoolError::Failed(String::new())) };
         if !open.headers.contains(&R::TABLE) {
             let header = R::TABLE.header();
-            let frame =
-                Frame { seq, table: R::TABLE as u8, flags: FLAG_HEADER, payload: &header };
+            let frame = Frame { seq, table: R::TABLE as u8, flags: FLAG_HEADER, payload: &header };
             segment::put_frame(open.seed, frame, &mut open.pending)?;
             open.headers.push(R::TABLE);
         }
@@ -228,8 +227,7 @@ impl Writer {
         self.guarded(Self::flush)?;
         let age = |since: Instant| now.saturating_duration_since(since);
         let Some(open) = &self.open else { return Ok(()) };
-        if age(open.begun) >= self.config.seal_after
-            || open.len() >= self.config.max_segment_bytes
+        if age(open.begun) >= self.config.seal_after || open.len() >= self.config.max_segment_bytes
         {
             return self.seal();
         }
@@ -400,79 +398,6 @@ impl Writer {
         open.pending.clear();
         open.pending.shrink_to(2 * BUFFER_BYTES);
         Ok(())
-    }
-
-    /// Runs a disk operation; a failure puts the writer out of service.
-    fn guarded(
-        &mut self,
-        run: impl FnOnce(&mut Self) -> Result<(), SpoolError>,
-    ) -> Result<(), SpoolError> {
-        if let Some(broken) = &self.broken {
-            return Err(SpoolError::Failed(broken.reason.clone()));
-        }
-        run(self).inspect_err(|e| {
-            let segment = self.open.take().map(|open| Unsaved {
-                number: open.number,
-                records: Lost { first_seq: open.first_seq, last_seq: open.last_seq },
-            });
-            self.fail(segment, e);
-        })
-    }
-
-    fn fail(&mut self, segment: Option<Unsaved>, error: &SpoolError) {
-        let retry_at = self.clock.mono() + RETRY;
-        self.broken = Some(Broken { segment, reason: error.to_string(), retry_at });
-    }
-
-    /// After a failure: saves the intact part of the segment.
-    fn repair(&mut self, now: Instant) -> Result<(), SpoolError> {
-        let Some(broken) = &mut self.broken else { return Ok(()) };
-        if now < broken.retry_at {
-            return Err(SpoolError::Failed(broken.reason.clone()));
-        }
-        broken.retry_at = now + RETRY;
-        if let Some(unsaved) = broken.segment {
-            let Lost { first_seq, last_seq } = unsaved.records;
-            let saved_seq = self.save(unsaved)?;
-            self.synced_seq = self.synced_seq.max(saved_seq);
-            if first_seq <= last_seq && saved_seq < last_seq {
-                let first_seq = saved_seq.saturating_add(1);
-                self.lost = Some(Lost { first_seq, last_seq });
-            }
-            if let Some(broken) = &mut self.broken {
-                broken.segment = None;
-            }
-        }
-        self.store_state(false)?;
-        self.broken = None;
-        Ok(())
-    }
-
-    /// Seals what can be read of a segment whose file failed, and returns its last record.
-    fn save(&mut self, unsaved: Unsaved) -> Result<u64, SpoolError> {
-        let Unsaved { number, records: Lost { first_seq, last_seq } } = unsaved;
-        let (fs, dir) = (self.fs.as_ref(), &self.config.dir);
-        let path = open_path(dir, number);
-        let bytes = match fs.read(&path, MAX_FILE_BYTES) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let sealed = recover::sealed_numbers(fs, dir)?.contains_key(&number);
-                return Ok(if sealed { last_seq } else { first_seq.saturating_sub(1) });
-            }
-            Err(e) => return Err(SpoolError::io("reading", &path)(e)),
-        };
-        let kept = match segment::scan(&bytes, |_| {}) {
-            Ok(scan) => recover::finish(fs, dir, number, &bytes, &scan, How::Copy)?,
-            Err(_) => {
-                remove_if_there(fs, &path)?;
-                None
-            }
-        };
-        let Some(footer) = kept else { return Ok(first_seq.saturating_sub(1)) };
-        self.position.prev = footer.sha256;
-        self.usage.add_closed(bytes.len() as u64);
-        self.sealed_segments += 1;
-        Ok(footer.last_seq)
     }
 
     fn store_state(&mut self, clean: bool) -> Result<(), SpoolError> {

@@ -110,8 +110,7 @@ impl World {
         let mut config = settings(Path::new("/spool"));
         config.max_segment_bytes = 4096;
         let (starts, acknowledged) = (BTreeMap::new(), BTreeSet::new());
-        let mut world =
-            Self { disk, fs, config, writer: None, boot: 0, starts, acknowledged };
+        let mut world = Self { disk, fs, config, writer: None, boot: 0, starts, acknowledged };
         world.start();
         world
     }
