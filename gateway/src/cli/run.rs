@@ -80,7 +80,8 @@ async fn spawn_and_wait(args: &Args, ca_dir: &Path) -> Result<std::process::Exit
                 if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
                     let pid = nix::unistd::Pid::from_raw(pid);
                     // It may have ended by itself just now.
-                    drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
+                    let term = nix::sys::signal::Signal::SIGTERM;
+                    nix::sys::signal::kill(pid, term).unwrap_or_default();
                 }
             }
         }
