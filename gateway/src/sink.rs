@@ -13,11 +13,13 @@ use crate::record::row::Table;
 
 pub mod batch;
 pub mod client;
+pub mod deliver;
 pub mod retry;
 pub mod schema;
 
 pub use batch::{ClickHouseSink, MemorySink};
 pub use client::{connect, connect_reader};
+pub use deliver::{Counters, SegmentSource, run};
 pub use schema::{Migrated, migrate};
 
 /// Where rows go: ClickHouse, or memory in tests.
