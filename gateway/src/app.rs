@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seams: Seams,
+    pub(crate) delivered: Arc<crate::sink::deliver::Counters>,
     pub(crate) open_flows: AtomicUsize,
     /// Stop accepting; let open exchanges finish.
     pub(crate) shutdown: CancellationToken,

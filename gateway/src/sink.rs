@@ -16,9 +16,11 @@ pub mod client;
 pub mod deliver;
 pub mod retry;
 pub mod schema;
+pub mod spooled;
 
 pub use batch::{ClickHouseSink, MemorySink};
 pub use client::{connect, connect_reader};
+pub use deliver::{Counters, SegmentSource, run};
 pub use schema::{Migrated, migrate};
 
 /// Where rows go: ClickHouse, or memory in tests.

@@ -54,6 +54,7 @@ pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
         recorder,
         metrics,
         seams,
+        delivered: Arc::default(),
         open_flows: AtomicUsize::new(0),
         shutdown: CancellationToken::new(),
     });
@@ -61,7 +62,7 @@ pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
     let stop_control = CancellationToken::new();
     let control = {
         let (shared, stop) = (Arc::clone(&shared), stop_control.clone());
-        spawn("weir-control", move || control::run(&shared, client, &stop))?
+        spawn("weir-control", move || control::start(&shared, client, &stop))?
     };
     let (control, writer) = (Some(control), Some(writer));
     Ok(Gateway { shared, addr, workers, control, stop_control, writer })

@@ -16,8 +16,10 @@ use super::Shared;
 use crate::admin;
 use crate::record::Record;
 use crate::record::row::HeartbeatRow;
-use crate::sink::ClickHouseSink;
-use crate::sink::deliver::Delivery;
+use crate::sink::deliver::run;
+use crate::sink::retry::Backoff;
+use crate::sink::spooled::Spooled;
+use crate::sink::{ClickHouseSink, migrate};
 use crate::spool::reader::Reader;
 
 /// Time between two heartbeat rows.
@@ -26,7 +28,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(10);
 const LAST_DELIVERY: Duration = Duration::from_secs(5);
 
 /// Runs until `stop`, and then delivers what is sealed by then.
-pub(super) fn run(shared: &Arc<Shared>, client: Client, stop: &CancellationToken) {
+pub(super) fn start(shared: &Arc<Shared>, client: Client, stop: &CancellationToken) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => LocalSet::new().block_on(&runtime, serve(shared, client, stop)),
@@ -47,13 +49,7 @@ async fn serve(shared: &Arc<Shared>, client: Client, stop: &CancellationToken) {
             return;
         }
     };
-    let sink = ClickHouseSink::new(client.clone());
-    let mut delivery = Delivery::new(reader, sink);
-    let database = config.store.database.clone();
-    let deliver = async {
-        delivery.migrated(&client, &database, stop).await;
-        delivery.run(stop).await;
-    };
+    let deliver = deliver(shared, client, Spooled(reader), stop);
     let admin = {
         let shared = Arc::clone(shared);
         admin::serve(&config.admin.socket, stop, move |path| answer(&shared, path))
@@ -63,8 +59,32 @@ async fn serve(shared: &Arc<Shared>, client: Client, stop: &CancellationToken) {
             tracing::error!(%error, "admin socket");
         }
     });
-    if tokio::time::timeout(LAST_DELIVERY, delivery.flush()).await.is_err() {
-        tracing::warn!("the last segments stay in the spool for the next start");
+}
+
+/// Brings the schema up to date, then delivers. What does not reach ClickHouse stays spooled.
+async fn deliver(shared: &Shared, client: Client, source: Spooled, stop: &CancellationToken) {
+    let database = &shared.config.store.database;
+    let mut backoff = Backoff::default();
+    while let Err(error) = migrate(&client, database).await {
+        let pause = backoff.after_failure();
+        if backoff.failures() == 1 {
+            tracing::warn!(%error, "clickhouse is not ready; records wait in the spool");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    let sink = Arc::new(ClickHouseSink::new(client));
+    let counters = Arc::clone(&shared.delivered);
+    let running = run(Arc::new(source), sink, counters, stop.clone());
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_DELIVERY).await;
+    };
+    tokio::select! {
+        () = running => {}
+        () = deadline => tracing::warn!("the last segments stay in the spool for the next start"),
     }
 }
 
@@ -85,7 +105,8 @@ async fn beat(shared: &Shared, stop: &CancellationToken) {
 fn heartbeat(shared: &Shared) -> HeartbeatRow {
     let mut counters = shared.metrics.snapshot();
     let stats = shared.recorder.stats().snapshot();
-    let spool_bytes = stats.iter().find(|(name, _)| *name == "spool_bytes").map_or(0, |(_, n)| *n);
+    let spool_bytes = stats.iter().find(|(name, _)| *name == "record_spool_bytes_now").map_or(0, |(_, n)| *n);
+    counters.extend(delivered(shared).into_iter().map(|(k, n)| (k.to_owned(), n)));
     counters.extend(stats.into_iter().filter(|(_, n)| *n != 0).map(|(k, n)| (k.to_owned(), n)));
     HeartbeatRow {
         ts: shared.seams.clock.wall().0,
@@ -95,6 +116,21 @@ fn heartbeat(shared: &Shared) -> HeartbeatRow {
         counters,
         rss_bytes: resident_bytes(),
     }
+}
+
+fn delivered(shared: &Shared) -> Vec<(&'static str, u64)> {
+    let sink = &shared.delivered;
+    let all = [
+        ("sink_rows_total", &sink.rows),
+        ("sink_bytes_total", &sink.bytes),
+        ("sink_segments_total", &sink.segments),
+        ("sink_retries_total", &sink.retries),
+        ("sink_quarantined_total", &sink.quarantined),
+    ];
+    let read = |(name, n): (&'static str, &std::sync::atomic::AtomicU64)| {
+        (name, n.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    all.into_iter().map(read).filter(|(_, n)| *n != 0).collect()
 }
 
 /// Resident memory from proc_pid_statm(5), 0 where it cannot be read.
@@ -109,7 +145,11 @@ fn resident_bytes() -> u64 {
 fn answer(shared: &Shared, path: &str) -> Option<String> {
     match path {
         "/health" => Some("ok\n".into()),
-        "/metrics" => Some(shared.metrics.prometheus(&shared.recorder.stats().snapshot())),
+        "/metrics" => {
+            let mut more = shared.recorder.stats().snapshot();
+            more.extend(delivered(shared));
+            Some(shared.metrics.prometheus(&more))
+        }
         _ => None,
     }
 }

@@ -29,9 +29,11 @@ pub(super) const MAX_QUEUED: usize = 64;
 const MAX_STALL: Duration = Duration::from_secs(60);
 /// Bytes of an insert.
 const MAX_INSERT_BYTES: usize = 512 * 1024 * 1024;
-/// The client recognises an error in the middle of an answer only when it arrives in one read:
-/// what came before must have left, and the error itself, before the connection breaks.
-const SETTLE: Duration = Duration::from_millis(30);
+/// The client recognises an error in the middle of an answer only when it arrives in one read: the
+/// rows before it must have been read. It is sent after each of these waits, until the client
+/// hangs up; then the connection breaks.
+const SETTLE: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 
 /// A statement to run.
 pub(super) enum Job {
@@ -375,11 +377,13 @@ impl Reply<'_> {
             (Some(head), done) => answer(head, done),
             (None, Ok(())) => {}
             (None, Err(error)) => {
-                std::thread::sleep(SETTLE);
-                if self.put(Piece::Failed(error)) {
-                    std::thread::sleep(SETTLE);
-                    self.put(Piece::Broken);
+                for wait in SETTLE {
+                    std::thread::sleep(wait);
+                    if !self.put(Piece::Failed(error.clone())) {
+                        return;
+                    }
                 }
+                self.put(Piece::Broken);
             }
         }
     }

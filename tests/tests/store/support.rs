@@ -12,18 +12,18 @@ use weir_gateway::record::row::{BodyRow, ExchangeRow, FlowRow, Producer, Row, Ta
 use weir_gateway::sink;
 
 /// 2026-01-31T12:00:00Z
-pub const NOON_US: i64 = 1_769_860_800_000_000;
+pub(crate) const NOON_US: i64 = 1_769_860_800_000_000;
 const READY: Duration = Duration::from_secs(60);
 
 /// A running store. Dropped, it is killed and its data removed.
-pub struct Store {
-    pub dir: tempfile::TempDir,
-    pub config: Config,
+pub(crate) struct Store {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) config: Config,
     child: Child,
 }
 
 impl Store {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = configure(dir.path());
         let child = spawn(dir.path());
@@ -33,43 +33,43 @@ impl Store {
     }
 
     /// A store whose database has the schema.
-    pub async fn migrated() -> (Self, Client) {
+    pub(crate) async fn migrated() -> (Self, Client) {
         let store = Self::start();
         let client = store.writer();
         sink::migrate(&client, "weir").await.unwrap();
         (store, client)
     }
 
-    pub fn writer(&self) -> Client {
+    pub(crate) fn writer(&self) -> Client {
         sink::connect(&self.config.store).unwrap()
     }
 
-    pub fn reader(&self) -> Client {
+    pub(crate) fn reader(&self) -> Client {
         sink::connect_reader(&self.config.store).unwrap()
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         self.child.wait().unwrap()
     }
 
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.child = spawn(self.dir.path());
         self.wait_ready();
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// Runs `weir ARGS` with this store's configuration.
-    pub fn weir(&self, args: &[&str]) -> std::process::Output {
+    pub(crate) fn weir(&self, args: &[&str]) -> std::process::Output {
         let config = self.dir.path().join("weir.toml");
         Command::new(binary()).args(args).arg("--config").arg(config).output().unwrap()
     }
@@ -95,7 +95,7 @@ impl Drop for Store {
     }
 }
 
-pub fn configure(dir: &Path) -> Config {
+pub(crate) fn configure(dir: &Path) -> Config {
     let engine = engine();
     assert!(
         engine.is_file(),
@@ -111,12 +111,12 @@ pub fn configure(dir: &Path) -> Config {
     Config::parse(&text).unwrap()
 }
 
-pub fn engine() -> PathBuf {
+pub(crate) fn engine() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.engine/libchdb.so")
 }
 
 /// `weir`, built beside this test.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("weir");
     assert!(path.is_file(), "{} is missing: cargo build -p weir-gateway", path.display());
@@ -139,7 +139,7 @@ fn log(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("log")).unwrap_or_default()
 }
 
-pub fn producer() -> Producer {
+pub(crate) fn producer() -> Producer {
     Producer {
         host_id: "runner-17".into(),
         boot_id: Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
@@ -152,7 +152,7 @@ pub fn producer() -> Producer {
 }
 
 /// A complete insert body.
-pub fn batch<R: Row>(rows: &[R], first_seq: u64) -> bytes::Bytes {
+pub(crate) fn batch<R: Row>(rows: &[R], first_seq: u64) -> bytes::Bytes {
     let mut out = R::TABLE.header();
     for (row, seq) in rows.iter().zip(first_seq..) {
         row.encode(&producer(), seq, &mut out);
@@ -160,7 +160,7 @@ pub fn batch<R: Row>(rows: &[R], first_seq: u64) -> bytes::Bytes {
     out.into()
 }
 
-pub fn flow(n: u64) -> FlowRow {
+pub(crate) fn flow(n: u64) -> FlowRow {
     FlowRow {
         ts: NOON_US + i64::try_from(n).unwrap(),
         flow_id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)),
@@ -198,7 +198,7 @@ pub fn flow(n: u64) -> FlowRow {
     }
 }
 
-pub fn exchange(n: u64) -> ExchangeRow {
+pub(crate) fn exchange(n: u64) -> ExchangeRow {
     let header = |k: &str, v: &str| (k.to_owned(), v.to_owned());
     ExchangeRow {
         ts: NOON_US + i64::try_from(n).unwrap(),
@@ -241,7 +241,7 @@ pub fn exchange(n: u64) -> ExchangeRow {
     }
 }
 
-pub fn body(n: u64, dir: u8, chunk: u32, bytes: impl Into<bytes::Bytes>) -> BodyRow {
+pub(crate) fn body(n: u64, dir: u8, chunk: u32, bytes: impl Into<bytes::Bytes>) -> BodyRow {
     BodyRow {
         ts: NOON_US + i64::try_from(n).unwrap(),
         exchange_id: exchange(n).exchange_id,
@@ -256,7 +256,7 @@ pub fn body(n: u64, dir: u8, chunk: u32, bytes: impl Into<bytes::Bytes>) -> Body
     }
 }
 
-pub async fn count(client: &Client, table: Table) -> u64 {
+pub(crate) async fn count(client: &Client, table: Table) -> u64 {
     let sql = format!("SELECT count() FROM {}", table.name());
     client.query_raw(&sql).fetch_one().await.unwrap()
 }
