@@ -1,5 +1,5 @@
 //! Development tasks: `cargo xtask TASK`. CI calls only these.
-#![expect(clippy::print_stdout, reason = "a task talks to the developer")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the developer")]
 
 mod bench;
 mod demo;
@@ -14,6 +14,8 @@ mod sh;
 mod test;
 mod tidy;
 mod weir;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -60,9 +62,20 @@ enum Task {
     Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that `{:?}` adds: the chain of steps says where.
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     sh::watch_signals()?;
-    match Arguments::parse().task {
+    match task {
         Task::Setup => sh::step("setup", setup::run),
         Task::Demo { keep } => sh::step("demo", || demo::run(keep)),
         Task::Ebpf { check } => sh::step("ebpf", || ebpf::run(check)),

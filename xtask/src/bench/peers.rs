@@ -100,7 +100,7 @@ fn program(name: &str) -> String {
 fn haproxy(site: &Site) -> Result<Peer> {
     let Site { directory, name, host, origin, .. } = site;
     let directory_text = directory.display();
-    let mut config = "global\n  maxconn 20000\n  ssl-server-verify required\n\
+    let mut config = "global\n  maxconn 4000\n  ssl-server-verify required\n\
         defaults\n  mode http\n  timeout connect 10s\n  timeout client 5m\n  timeout server 5m\n"
         .to_owned();
     let mut addresses = [String::new(), String::new()];
