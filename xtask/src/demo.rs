@@ -19,9 +19,10 @@ use crate::{setup, weir};
 const PROCESSES: [&str; 4] = ["curl", "git", "python", "node"];
 pub(crate) const API: &str = "api.demo.test";
 pub(crate) const GIT: &str = "git.demo.test";
-const NETWORK: &str = "10.78.0";
+const NETWORK: &str = "10.78";
 const START: Duration = Duration::from_secs(60);
 const QUERY: Duration = Duration::from_secs(30);
+const PROCESS_NAMES: &str = "SELECT DISTINCT process FROM exchanges ORDER BY process";
 const BY_PROCESS: &str = "SELECT process, method, dst_host, path, status, resp_bytes \
     FROM exchanges ORDER BY ts LIMIT 30";
 const BY_HOST: &str = "SELECT dst_host, uniqExact(process) AS processes, count() AS requests, \
@@ -123,15 +124,21 @@ fn show(stage: &Stage) -> Result<()> {
 fn timeline(stage: &Stage) -> Result<()> {
     let until = Instant::now() + QUERY;
     loop {
-        let text = stage.ask(&["timeline", "--since", "15m"])?;
-        let missing: Vec<&str> =
-            PROCESSES.into_iter().filter(|process| !text.contains(process)).collect();
+        let recorded = stage.ask(&["query", PROCESS_NAMES, "--format", "csv"])?;
+        let names: Vec<&str> = recorded.lines().map(|line| line.trim_matches('"')).collect();
+        let is_missing = |process: &&str| !names.iter().any(|name| name.starts_with(process));
+        let missing: Vec<&str> = PROCESSES.into_iter().filter(is_missing).collect();
         if missing.is_empty() {
+            let text = stage.ask(&["timeline", "--since", "15m"])?;
             println!("{text}");
+            // The whole names: `git` alone is in a host name too.
+            for name in names.iter().filter(|name| PROCESSES.iter().any(|p| name.starts_with(p))) {
+                ensure!(text.contains(name), "`{name}` is not in the timeline");
+            }
             return Ok(());
         }
         if Instant::now() > until {
-            bail!("processes missing in the timeline: {}\n{text}", missing.join(", "));
+            bail!("no exchange of {} was recorded, only of:\n{recorded}", missing.join(", "));
         }
         sh::check()?;
         std::thread::sleep(Duration::from_millis(250));

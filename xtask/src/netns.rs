@@ -2,9 +2,11 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::sh;
+
+const MAX_THIRD: u8 = 31;
 
 /// The namespace; it is removed when dropped.
 pub(crate) struct Netns {
@@ -17,11 +19,10 @@ pub(crate) struct Netns {
 }
 
 impl Netns {
-    /// `prefix` is the first three bytes of a /24, such as `10.77.0`.
+    /// `prefix` is the first two bytes of its /24, such as `10.77`; the third is the first free.
     pub(crate) fn new(kind: &str, prefix: &str) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "needs root, for a network namespace");
-        let routes = output(&["ip", "-4", "address", "show", "to", &format!("{prefix}.0/24")])?;
-        ensure!(routes.trim().is_empty(), "{prefix}.0/24 is in use on this machine:\n{routes}");
+        let prefix = free(prefix)?;
         let id = std::process::id();
         let (name, link) = (format!("weir-{kind}-{id}"), format!("wr{id}"));
         ip(&["netns", "add", &name])?;
@@ -63,6 +64,18 @@ impl Drop for Netns {
             println!("cannot remove the namespace {}: {error:#}", self.name);
         }
     }
+}
+
+/// A /24 that no address of ours is in.
+fn free(prefix: &str) -> Result<String> {
+    for third in 0..=MAX_THIRD {
+        let candidate = format!("{prefix}.{third}");
+        let taken = output(&["ip", "-4", "address", "show", "to", &format!("{candidate}.0/24")])?;
+        if taken.trim().is_empty() {
+            return Ok(candidate);
+        }
+    }
+    bail!("{prefix}.0.0/24 to {prefix}.{MAX_THIRD}.0/24 are all in use on this machine")
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

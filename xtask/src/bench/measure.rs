@@ -1,7 +1,7 @@
 //! One measurement through one peer: load, and what the proxy's processes spent meanwhile.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -66,7 +66,9 @@ pub(crate) enum Kind {
     Idle,
 }
 
+/// Idle first: later, proxies have memory to spare.
 pub(crate) const KINDS: [Kind; 8] = [
+    Kind::Idle,
     Kind::Latency,
     Kind::H1,
     Kind::H2,
@@ -74,7 +76,6 @@ pub(crate) const KINDS: [Kind; 8] = [
     Kind::Download,
     Kind::Upload,
     Kind::Sse,
-    Kind::Idle,
 ];
 
 impl Kind {
@@ -99,7 +100,7 @@ impl Kind {
             Self::Conns => format!("conns --seconds {}", sizes.seconds),
             Self::Download => format!("download --bytes {}", sizes.bytes),
             Self::Upload => format!("upload --bytes {}", sizes.bytes),
-            Self::Sse => format!("sse --streams 200 --gap-ms 200 --events {}", sizes.events),
+            Self::Sse => format!("sse --hold --streams 200 --gap-ms 200 --events {}", sizes.events),
             Self::Idle => format!("idle --connections {}", sizes.idle),
         }
     }
@@ -122,8 +123,16 @@ impl Kind {
         let processes = peer.processes()?;
         let (proxy, store) = (proc::cpu(&processes.proxy)?, proc::cpu(&processes.store)?);
         let mut command = loadgen(site, peer, self, sizes);
-        let text = sh::output(&mut command, LIMIT)?;
-        let spent = proc::cpu(&processes.proxy)?.saturating_sub(proxy);
+        let (text, spent) = if let Self::Sse = self {
+            // Without the cost of opening the streams.
+            let held = Held::start(&mut command)?;
+            let proxy = proc::cpu(&processes.proxy)?;
+            let text = held.finish()?;
+            (text, proc::cpu(&processes.proxy)?.saturating_sub(proxy))
+        } else {
+            let text = sh::output(&mut command, LIMIT)?;
+            (text, proc::cpu(&processes.proxy)?.saturating_sub(proxy))
+        };
         let spent_store = proc::cpu(&processes.store)?.saturating_sub(store);
         let report: Value = serde_json::from_str(text.trim()).context("read loadgen's report")?;
         if number(&report, "errors")? > 0.0 {
@@ -206,25 +215,44 @@ fn idle(site: &Site, peer: &Peer, sizes: &Sizes, results: &mut Results) -> Resul
         return Ok(());
     }
     let before = proc::memory(&peer.processes()?.proxy);
-    let mut child = loadgen(site, peer, Kind::Idle, sizes)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start loadgen")?;
-    let stdin = child.stdin.take();
-    let stdout = child.stdout.take().context("take loadgen's output")?;
-    let mut line = String::new();
-    // The load generator bounds its own set-up; its end closes the pipe.
-    let ready = BufReader::new(stdout).read_line(&mut line);
+    let held = Held::start(&mut loadgen(site, peer, Kind::Idle, sizes))?;
     let after = proc::memory(&peer.processes()?.proxy);
-    drop(stdin);
-    let status = sh::wait(child, LIMIT)?;
-    ready.context("read loadgen's report")?;
-    ensure!(status.success() && !line.is_empty(), "loadgen ended with {status}");
+    held.finish()?;
     results.add("f base PSS (MB)", peer.name, before as f64 / 1e6);
     let per = after.saturating_sub(before) as f64 / 1024.0 / f64::from(sizes.idle);
     results.add("f KB/idle connection", peer.name, per);
     Ok(())
+}
+
+/// A load generator that has printed its first line and goes on when its input ends.
+struct Held {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Held {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start loadgen")?;
+        let mut output = BufReader::new(child.stdout.take().context("take loadgen's output")?);
+        // The load generator bounds its set-up; its end would close the pipe.
+        let mut line = String::new();
+        output.read_line(&mut line).context("wait for loadgen")?;
+        Ok(Self { child, output })
+    }
+
+    /// Ends its input and returns what it prints from now on.
+    fn finish(mut self) -> Result<String> {
+        drop(self.child.stdin.take());
+        let status = sh::wait(self.child, LIMIT)?;
+        ensure!(status.success(), "loadgen ended with {status}");
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).context("read loadgen's report")?;
+        Ok(text)
+    }
 }
 
 /// Proxy and origin on the first core, until dropped.
