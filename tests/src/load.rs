@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 
@@ -23,6 +23,8 @@ use crate::client::Connection;
 pub use bulk::{download, upload};
 pub use requests::{connections, idle, latency, throughput};
 pub use sse::sse;
+
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whom to reach, and how.
 #[derive(Clone)]
@@ -42,7 +44,8 @@ impl Target {
     }
 
     async fn open(&self) -> Result<Connection> {
-        Connection::https(self.connect, &self.name, Arc::clone(&self.config)).await
+        let connecting = Connection::https(self.connect, &self.name, Arc::clone(&self.config));
+        tokio::time::timeout(OPEN_TIMEOUT, connecting).await.context("wait for the connection")?
     }
 }
 

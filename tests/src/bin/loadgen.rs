@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::io::AsyncReadExt;
 use weir_tests::load::{self, Target};
 
 #[derive(Parser)]
@@ -67,11 +68,14 @@ enum Mode {
     /// Event streams
     Sse {
         #[arg(long, default_value_t = 200)]
-        streams: usize,
+        streams: u32,
         #[arg(long, default_value_t = 20)]
-        events: u64,
+        events: u32,
         #[arg(long, default_value_t = 100)]
         gap_ms: u64,
+        /// Print `ready` when all are connected, and begin when standard input ends
+        #[arg(long)]
+        hold: bool,
     },
     /// Idle connections, held until standard input ends
     Idle {
@@ -106,13 +110,27 @@ async fn run(target: &Target, mode: Mode) -> Result<()> {
         }
         Mode::Download { bytes } => load::download(target, bytes).await?,
         Mode::Upload { bytes } => load::upload(target, bytes).await?,
-        Mode::Sse { streams, events, gap_ms } => {
-            load::sse(target, streams, events, Duration::from_millis(gap_ms)).await?
+        Mode::Sse { streams, events, gap_ms, hold } => {
+            let start = async {
+                if hold {
+                    println!("ready");
+                    input_end().await?;
+                }
+                Ok(())
+            };
+            load::sse(target, streams, events, Duration::from_millis(gap_ms), start).await?
         }
         Mode::Idle { connections } => {
-            return load::idle(target, connections, |report| println!("{report}")).await;
+            let ready = |report| println!("{report}");
+            return load::idle(target, connections, ready, input_end()).await;
         }
     };
     println!("{report}");
+    Ok(())
+}
+
+async fn input_end() -> Result<()> {
+    let mut rest = Vec::new();
+    tokio::io::stdin().take(1024).read_to_end(&mut rest).await.context("wait for the end")?;
     Ok(())
 }

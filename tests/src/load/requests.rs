@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 use super::{Samples, Target};
@@ -126,8 +125,13 @@ where
     samples.report(mode, began.elapsed())
 }
 
-/// Opens `count` connections with one request each, says so, and holds them until its input ends.
-pub async fn idle(target: &Target, count: usize, ready: impl FnOnce(Value)) -> Result<()> {
+/// Opens `count` connections with one request each, reports, and holds them until `end`.
+pub async fn idle(
+    target: &Target,
+    count: usize,
+    ready: impl FnOnce(Value),
+    end: impl Future<Output = Result<()>>,
+) -> Result<()> {
     let mut samples = Samples::default();
     let mut open = Vec::with_capacity(count);
     let began = Instant::now();
@@ -139,7 +143,5 @@ pub async fn idle(target: &Target, count: usize, ready: impl FnOnce(Value)) -> R
         open.push(connection);
     }
     ready(samples.report("idle", began.elapsed())?);
-    let mut rest = Vec::new();
-    tokio::io::stdin().take(1024).read_to_end(&mut rest).await.context("wait for the end")?;
-    Ok(())
+    end.await
 }

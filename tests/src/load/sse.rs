@@ -8,19 +8,34 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{Samples, Target};
-use crate::client::empty;
+use crate::client::{Connection, empty};
 use crate::origin::body::now_ns;
 
 const FIELD: &[u8] = b"\"sent_ns\":";
 
-/// `streams` connections with `events` events each, one every `gap`.
-pub async fn sse(target: &Target, streams: usize, events: u64, gap: Duration) -> Result<Value> {
+/// `streams` connections with `events` events each, one every `gap`, evenly spread over the gap.
+///
+/// All connections are opened before `start` is awaited.
+pub async fn sse(
+    target: &Target,
+    streams: u32,
+    events: u32,
+    gap: Duration,
+    start: impl Future<Output = Result<()>>,
+) -> Result<Value> {
+    let limit = gap * (events + 1) + Duration::from_secs(30);
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        open.push(target.open().await?);
+    }
+    start.await?;
     let began = Instant::now();
-    let limit = gap * u32::try_from(events)? + Duration::from_secs(30);
     let path = format!("/sse?events={events}&gap_ms={}&size=100", gap.as_millis());
     let mut tasks = JoinSet::new();
-    for _ in 0..streams {
-        tasks.spawn(tokio::time::timeout(limit, stream(target.clone(), path.clone())));
+    for (index, connection) in (0..streams).zip(open) {
+        let delay = gap * index / streams;
+        let (name, path) = (target.name.clone(), path.clone());
+        tasks.spawn(tokio::time::timeout(limit, stream(connection, name, path, delay)));
     }
     let mut samples = Samples::default();
     while let Some(done) = tasks.join_next().await {
@@ -29,15 +44,20 @@ pub async fn sse(target: &Target, streams: usize, events: u64, gap: Duration) ->
             Err(error) => samples.failed(&error),
         }
     }
-    let expected = streams as u64 * events;
+    let expected = u64::from(streams) * u64::from(events);
     let count = samples.micros.len() as u64;
     ensure!(count == expected, "{count} of {expected} events: {:?}", samples.first_error);
     samples.report("sse", began.elapsed())
 }
 
-async fn stream(target: Target, path: String) -> Result<Vec<Duration>> {
-    let mut connection = target.open().await?;
-    let response = connection.request("GET", &target.name, &path, empty()).await?;
+async fn stream(
+    mut connection: Connection,
+    name: String,
+    path: String,
+    delay: Duration,
+) -> Result<Vec<Duration>> {
+    tokio::time::sleep(delay).await;
+    let response = connection.request("GET", &name, &path, empty()).await?;
     let mut body = response.into_body();
     let (mut delays, mut buffer) = (Vec::new(), Vec::new());
     while let Some(frame) = body.frame().await {

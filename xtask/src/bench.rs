@@ -1,0 +1,115 @@
+//! `xtask bench`: weir beside other proxies, all in one topology, in alternating rounds.
+//!
+//! Origin in a network namespace behind a veth pair; proxies, load generator and weir outside.
+//! Only ratios within one run mean something. `tests/perf/README.md` explains the figures.
+
+mod measure;
+mod peers;
+mod report;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::netns::Netns;
+use crate::sh::{self, Daemon, Scratch};
+use measure::Sizes;
+use peers::Site;
+use report::Results;
+
+const NAME: &str = "api.bench.test";
+const NETWORK: &str = "10.77";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// At most four minutes, with smaller counts
+    #[arg(long)]
+    quick: bool,
+    /// Which proxies, of direct, haproxy, nginx, mitmproxy, weir
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// Which measurements, of latency, h1, h2, conns, download, upload, sse, idle
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let began = Instant::now();
+    let release = sh::root().join("target/release");
+    let packages = ["build", "--release", "-p", "weir-gateway", "-p", "weir-tests"];
+    sh::run(&mut sh::cargo(&packages))?;
+    raise_file_limit()?;
+
+    let scratch = Scratch::new("weir-bench")?;
+    let netns = Netns::new("bench", NETWORK)?;
+    let mut command = netns.enter();
+    command.arg(release.join("origin")).args(["--name", NAME, "--out"]).arg(scratch.path());
+    command.arg("--listen").arg(format!("{}:443", netns.inside));
+    let mut origin = Daemon::start("origin", &mut command, &scratch.path().join("origin.log"))?;
+    origin.wait_for("origin is up", Duration::from_secs(10))?;
+
+    let site = Site {
+        directory: scratch.path().to_owned(),
+        release,
+        name: NAME.to_owned(),
+        host: netns.host.clone(),
+        origin: format!("{}:443", netns.inside),
+        origin_pid: origin.pid(),
+    };
+    let wanted = |name: &str| {
+        name == "direct" || options.peers.is_empty() || options.peers.iter().any(|one| one == name)
+    };
+    let peers = peers::start(&site, wanted)?;
+    let sizes = if options.quick { Sizes::quick() } else { Sizes::full() };
+    let mut results = Results::default();
+    for round in 1..=sizes.rounds {
+        for kind in measure::KINDS {
+            if !options.only.is_empty() && !options.only.iter().any(|one| one == kind.name()) {
+                continue;
+            }
+            if round > 1 && matches!(kind, measure::Kind::Idle) {
+                continue;
+            }
+            for peer in &peers {
+                sh::check()?;
+                if began.elapsed() > sizes.budget {
+                    println!("time is used up: {} s", sizes.budget.as_secs());
+                    break;
+                }
+                kind.run(&site, peer, &sizes, &mut results)
+                    .with_context(|| format!("{} through {}", kind.name(), peer.name))?;
+            }
+        }
+        println!(
+            "round {round} of {}: {:.0} s so far",
+            sizes.rounds,
+            began.elapsed().as_secs_f64()
+        );
+    }
+    let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
+    ensure!(!results.is_empty(), "nothing was measured");
+    let table = results.table(&names);
+    println!("\n{table}");
+    let path = save(&results, &table)?;
+    println!("saved {}", path.display());
+    Ok(())
+}
+
+fn save(results: &Results, table: &str) -> Result<PathBuf> {
+    let folder = sh::root().join("target/bench");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("latest.json");
+    let text = serde_json::to_string_pretty(&results.json())?;
+    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    std::fs::write(folder.join("latest.md"), table)?;
+    Ok(path)
+}
+
+/// A thousand connections need two descriptors each in a proxy; children inherit the limit.
+fn raise_file_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")
+}

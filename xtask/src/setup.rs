@@ -1,0 +1,60 @@
+//! `xtask setup`: what a fresh Debian 12 needs, installed only where it is missing.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::{engine, sh};
+
+/// A program that must be in the path, and the package that has it.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("git", "git"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("unshare", "util-linux"),
+    ("cc", "build-essential"),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        println!("all programs are present");
+    } else {
+        install(&missing)?;
+        let still = self::missing();
+        ensure!(still.is_empty(), "still missing after installation: {}", still.join(" "));
+    }
+    println!("engine: {}", engine::setup()?.display());
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    PROGRAMS.iter().filter(|(program, _)| !present(program)).map(|(_, package)| *package).collect()
+}
+
+/// True if the program is in the path, or where daemons are.
+pub(crate) fn present(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.into_iter().any(|folder| folder.join(program).is_file())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    ensure!(Path::new("/usr/bin/apt-get").exists(), "install these: {}", packages.join(" "));
+    ensure!(nix::unistd::geteuid().is_root(), "as root, install: {}", packages.join(" "));
+    // A fresh daemon would take its default port at once; we only want the programs.
+    let quiet = |arguments: &[&str]| -> Command {
+        let mut command = sh::command(&["apt-get", "-q"]);
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        command
+    };
+    sh::run(&mut quiet(&["update"]))?;
+    let mut command = quiet(&["install", "--yes", "--no-install-recommends"]);
+    sh::run(command.args(packages))
+}

@@ -1,0 +1,54 @@
+//! `xtask test`: what CI runs, in the order in which it fails fastest.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{demo, docs, ebpf, lint, setup, sh, tidy};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Lints, generated files, and every test without privileges
+    Host,
+    /// Real programs in cgroups and namespaces; needs root
+    Kernel,
+    /// The embedded engine
+    Store,
+    /// The demo, as a test
+    Demo,
+    /// Everything
+    All,
+}
+
+pub(crate) fn run(suite: Suite) -> Result<()> {
+    let all = suite == Suite::All;
+    sh::step("setup", setup::run)?;
+    if all || suite == Suite::Host {
+        sh::step("lint", lint::run)?;
+        sh::step("tidy", tidy::run)?;
+        sh::step("ebpf --check", || ebpf::run(true))?;
+        sh::step("docs --check", || docs::run(true))?;
+        sh::step("tests without privileges", || {
+            sh::run(&mut sh::cargo(&["test", "--workspace", "--quiet"]))
+        })?;
+    }
+    match suite {
+        Suite::Kernel => sh::step("kernel tests", || privileged(Some("kernel")))?,
+        Suite::Store => sh::step("store tests", || privileged(Some("store")))?,
+        Suite::All => sh::step("privileged tests", || privileged(None))?,
+        Suite::Host | Suite::Demo => {}
+    }
+    if all || suite == Suite::Demo {
+        sh::step("demo", || demo::run(false))?;
+    }
+    println!("\nall passed");
+    Ok(())
+}
+
+/// Suites of `weir-tests`; `only` selects those whose test target's name begins with it.
+fn privileged(only: Option<&str>) -> Result<()> {
+    let targets = only.map_or_else(|| "*".to_owned(), |name| format!("{name}*"));
+    let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
+    // The harness's own tests ran before.
+    command.args(["--test", &targets, "--", "--test-threads=1"]);
+    sh::run(&mut command)
+}
