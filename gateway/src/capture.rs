@@ -127,9 +127,10 @@ impl Faulty for CaptureError {
     fn fault(&self) -> Fault {
         match self {
             Self::NoRecord => Fault::Downstream,
-            Self::Unsupported(_) | Self::Bpf { .. } | Self::Io { .. } | Self::AbiVersion { .. } => {
-                Fault::Internal
-            }
+            Self::Unsupported(_)
+            | Self::Bpf { .. }
+            | Self::Io { .. }
+            | Self::AbiVersion { .. } => Fault::Internal,
         }
     }
 

@@ -185,7 +185,6 @@ impl Connection {
         Ok(Stream { connection: self, head, open: true })
     }
 
-    #[expect(clippy::type_complexity, reason = "the two C functions share this signature")]
     fn start(
         &self,
         call: unsafe extern "C" fn(
