@@ -90,7 +90,7 @@ async fn a_second_store_on_the_data_is_refused() {
 #[test]
 fn a_missing_engine_is_explained() {
     let dir = tempfile::tempdir().unwrap();
-    support::configure(dir.path());
+    support::configure(dir.path(), "");
     let path = dir.path().join("weir.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let broken: String = text
