@@ -119,11 +119,11 @@ impl Api {
         unsafe { (self.chdb_set_signal_handlers_enabled)(0) };
     }
 
-    /// Stops the engine's threads. Every [`Connection`] must be gone.
-    pub(super) fn shutdown(&self) -> bool {
-        // SAFETY: takes nothing; the caller has closed all connections, and the engine answers
-        // non-zero rather than acting when it is not running.
-        unsafe { (self.chdb_shutdown)() == 0 }
+    /// Stops the engine. Every [`Connection`] must be gone. The number that it answers is not
+    /// documented; it is for the log.
+    pub(super) fn shutdown(&self) -> i32 {
+        // SAFETY: takes nothing, and the caller has closed all connections.
+        unsafe { (self.chdb_shutdown)() }
     }
 }
 
