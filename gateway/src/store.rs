@@ -151,9 +151,9 @@ pub fn run(config: &config::Store) -> Result<Infallible, StoreError> {
     let pools = pool::Pools::open(api, &arguments).map_err(failed)?;
     let served = serve(config, pools, &version, started);
     drop(keep);
-    let clean = api.shutdown();
+    let answer = api.shutdown();
     served?;
-    tracing::info!(clean, "store ended");
+    tracing::info!(answer, "store ended");
     ffi::leave(0)
 }
 

@@ -73,8 +73,8 @@ async fn what_does_not_fit_is_refused_for_good_and_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_large_batch_is_one_part() {
-    let (store, client) = Store::migrated().await;
+async fn a_large_batch_is_one_part_even_with_the_least_memory() {
+    let (store, client) = Store::migrated_with("max_memory = \"512MiB\"").await;
     // 60 MB in 240 bodies: the largest that a segment holds.
     let noise: Vec<u8> = (0..250_000_u32)
         .flat_map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes().into_iter().take(1))

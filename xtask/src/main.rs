@@ -13,6 +13,7 @@ mod setup;
 mod sh;
 mod test;
 mod tidy;
+mod toolchain;
 mod weir;
 
 use std::process::ExitCode;

@@ -6,7 +6,7 @@
 //! - on failure: retryable ones wait and never skip a segment; a batch that ClickHouse will never
 //!   take, and a damaged segment, are set aside after everything else in them was inserted
 
-use std::fmt::Display;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub enum SourceError {
 /// The spool, as the sink sees it. All calls block.
 pub trait SegmentSource: Send + Sync + 'static {
     /// Names a segment.
-    type Ref: Clone + Display + Send + Sync + 'static;
+    type Ref: Clone + Debug + Send + Sync + 'static;
     /// Sealed segments, oldest first.
     ///
     /// # Errors
@@ -176,7 +176,7 @@ impl<S: SegmentSource, K: RowSink> Delivery<S, K> {
             self.counters.segments.fetch_add(1, Ordering::Relaxed);
         } else {
             self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(segment = %at, reason, "segment set aside: records are not in ClickHouse");
+            tracing::error!(segment = ?at, reason, "segment set aside: records are not in ClickHouse");
         }
         true
     }

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ffi::EngineError;
-use super::pool::{InsertJob, Job, Piece, QueryJob, Senders};
+use super::pool::{Feed, InsertJob, Job, Piece, QueryJob, Senders};
 use super::request::{self, Request};
 use super::{ANALYST, WRITER};
 
@@ -229,20 +229,17 @@ async fn insert(
             frame = body.frame() => {
                 let piece = match frame {
                     Some(Ok(frame)) => match frame.into_data() {
-                        Ok(piece) => Ok(piece),
+                        Ok(piece) => Feed::Data(piece),
                         Err(_trailers) => continue,
                     },
-                    // Without this the engine would complete a cut insert.
                     Some(Err(e)) => {
                         let what = format!("the client broke off the insert: {e}");
-                        Err(EngineError::new(210, "NETWORK_ERROR", what))
+                        return Err(EngineError::new(210, "NETWORK_ERROR", what));
                     }
-                    None => {
-                        drop(feed);
-                        break result.await.map_err(|_gone| ending())??;
-                    }
+                    None => Feed::End,
                 };
-                if feed.send(piece).await.is_err() {
+                let ended = matches!(piece, Feed::End);
+                if feed.send(piece).await.is_err() || ended {
                     break result.await.map_err(|_gone| ending())??;
                 }
             }

@@ -67,10 +67,19 @@ pub(super) struct InsertJob {
     pub(super) sql: String,
     /// Format of the data.
     pub(super) format: String,
-    /// The data; an error cancels the insert.
-    pub(super) data: mpsc::Receiver<Result<Bytes, EngineError>>,
+    /// The data; without [`Feed::End`] the insert is cancelled.
+    pub(super) data: mpsc::Receiver<Feed>,
     /// Answered once: rows written.
     pub(super) done: oneshot::Sender<Result<u64, EngineError>>,
+}
+
+/// A part of an insert's data.
+pub(super) enum Feed {
+    /// Bytes in the insert's format.
+    Data(Bytes),
+    /// All bytes have come. A client that goes away says nothing, and what it sent may end
+    /// between two rows: only this completes an insert.
+    End,
 }
 
 /// A part of a streamed answer.
@@ -233,7 +242,7 @@ impl Worker {
             loop {
                 let next = async { tokio::time::timeout(MAX_STALL, data.recv()).await };
                 match self.handle.block_on(next) {
-                    Ok(Some(Ok(piece))) => {
+                    Ok(Some(Feed::Data(piece))) => {
                         bytes = bytes.saturating_add(piece.len());
                         if bytes > MAX_INSERT_BYTES {
                             let what = format!("an insert is larger than {MAX_INSERT_BYTES} bytes");
@@ -241,8 +250,11 @@ impl Worker {
                         }
                         insert.append(&piece)?;
                     }
-                    Ok(Some(Err(error))) => return Err(error),
-                    Ok(None) => return insert.finish(),
+                    Ok(Some(Feed::End)) => return insert.finish(),
+                    Ok(None) => {
+                        let what = "the client broke off the insert";
+                        return Err(EngineError::new(210, "NETWORK_ERROR", what));
+                    }
                     Err(_elapsed) => {
                         let what = "the client stopped sending in the middle of an insert";
                         return Err(EngineError::new(209, "SOCKET_TIMEOUT", what));

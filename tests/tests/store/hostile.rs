@@ -103,16 +103,21 @@ async fn a_broken_off_insert_stores_nothing() {
     let (store, _client) = Store::migrated().await;
     let rows: Vec<_> = (0..1000).map(flow).collect();
     let data = batch(&rows, 1);
-    let half = data.len() / 2;
+    // Right after a row: what has come is a well-formed insert of its own.
+    let half = batch(&rows[..500], 1).len();
     let head = format!(
         "POST /?database=weir&query=INSERT%20INTO%20flows%20FORMAT%20RowBinaryWithNamesAndTypes \
          HTTP/1.1\r\nHost: x\r\nX-ClickHouse-User: weir\r\nContent-Length: {}\r\n\r\n",
         data.len()
     );
-    for _ in 0..4 {
+    for linger in [false, true, false, true] {
         let mut stream = UnixStream::connect(&store.config.store.socket).unwrap();
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(&data[..half]).unwrap();
+        if linger {
+            // The engine has read all of it before the client goes.
+            std::thread::sleep(Duration::from_millis(200));
+        }
         drop(stream);
     }
     // Both writer connections take work again, so the broken inserts are over.

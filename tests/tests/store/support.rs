@@ -24,8 +24,13 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With further lines for `[store]`.
+    pub(crate) fn start_with(extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = configure(dir.path());
+        let config = configure(dir.path(), extra);
         let child = spawn(dir.path());
         let mut store = Self { dir, config, child };
         store.wait_ready();
@@ -34,7 +39,11 @@ impl Store {
 
     /// A store whose database has the schema.
     pub(crate) async fn migrated() -> (Self, Client) {
-        let store = Self::start();
+        Self::migrated_with("").await
+    }
+
+    pub(crate) async fn migrated_with(extra: &str) -> (Self, Client) {
+        let store = Self::start_with(extra);
         let client = store.writer();
         sink::migrate(&client, "weir").await.unwrap();
         (store, client)
@@ -95,7 +104,7 @@ impl Drop for Store {
     }
 }
 
-pub(crate) fn configure(dir: &Path) -> Config {
+pub(crate) fn configure(dir: &Path, extra: &str) -> Config {
     let engine = engine();
     assert!(
         engine.is_file(),
@@ -103,7 +112,7 @@ pub(crate) fn configure(dir: &Path) -> Config {
         engine.display()
     );
     let text = format!(
-        "[store]\nsocket = {:?}\ndata_dir = {:?}\nengine = {engine:?}\n",
+        "[store]\nsocket = {:?}\ndata_dir = {:?}\nengine = {engine:?}\n{extra}\n",
         dir.join("s.sock"),
         dir.join("data"),
     );

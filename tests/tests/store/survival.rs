@@ -23,7 +23,8 @@ async fn killing_the_store_loses_and_doubles_nothing() {
     let (mut store, client) = Store::migrated().await;
     let sink = ClickHouseSink::new(client);
     let (progress, mut inserted) = tokio::sync::watch::channel(0_u64);
-    let loading = tokio::task::spawn({
+    let mut loading = tokio::task::JoinSet::new();
+    loading.spawn({
         let sink = sink.clone();
         async move {
             let mut failures = 0_u32;
@@ -49,7 +50,7 @@ async fn killing_the_store_loses_and_doubles_nothing() {
         store.kill();
         store.restart();
     }
-    let failures = loading.await.unwrap();
+    let failures = loading.join_next().await.unwrap().unwrap();
     assert!(failures > 0, "no insert met a dead store");
     assert_eq!(seqs(&store.reader()).await, (BATCHES * ROWS, BATCHES * ROWS));
     // A retry long after, as after a lost acknowledgement.
@@ -89,7 +90,7 @@ async fn a_second_store_on_the_data_is_refused() {
 #[test]
 fn a_missing_engine_is_explained() {
     let dir = tempfile::tempdir().unwrap();
-    support::configure(dir.path());
+    support::configure(dir.path(), "");
     let path = dir.path().join("weir.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let broken: String = text

@@ -68,7 +68,7 @@ fn external_data_and_cut_bodies_are_refused() {
     let whole = part("query");
     for cut in 0..whole.len() - 4 {
         let mut request = Request::parse("").unwrap();
-        assert!(request.add_multipart("b", &whole[..cut]).is_err(), "{cut}");
+        assert!(request.add_multipart("b", whole.get(..cut).unwrap()).is_err(), "{cut}");
     }
 }
 
