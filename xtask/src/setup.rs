@@ -48,7 +48,7 @@ pub(crate) fn present(program: &str) -> bool {
 fn install(packages: &[&str]) -> Result<()> {
     ensure!(Path::new("/usr/bin/apt-get").exists(), "install these: {}", packages.join(" "));
     ensure!(nix::unistd::geteuid().is_root(), "as root, install: {}", packages.join(" "));
-    // A fresh daemon would take its default port at once; we only want the programs.
+    // We only want the programs: this keeps invoke-rc.d from starting their daemons.
     let quiet = |arguments: &[&str]| -> Command {
         let mut command = sh::command(&["apt-get", "-q"]);
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");

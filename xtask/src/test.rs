@@ -44,11 +44,12 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
     Ok(())
 }
 
-/// Suites of `weir-tests`; `only` selects those whose test target's name begins with it.
+/// Suites of `weir-tests`; `only` selects the test targets whose name begins with it.
 fn privileged(only: Option<&str>) -> Result<()> {
-    let targets = only.map_or_else(|| "*".to_owned(), |name| format!("{name}*"));
     let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
-    // The harness's own tests ran before.
-    command.args(["--test", &targets, "--", "--test-threads=1"]);
-    sh::run(&mut command)
+    match only {
+        Some(name) => command.args(["--test", &format!("{name}*")]),
+        None => command.arg("--tests"),
+    };
+    sh::run(command.args(["--", "--test-threads=1"]))
 }

@@ -73,7 +73,7 @@ enum Mode {
         events: u32,
         #[arg(long, default_value_t = 100)]
         gap_ms: u64,
-        /// Print `ready` when all are connected, and begin when standard input ends
+        /// Print `ready` when all streams flow, and count from the end of standard input on
         #[arg(long)]
         hold: bool,
     },

@@ -1,7 +1,9 @@
 //! `origin`: an HTTPS origin with a CA of its own, for the demo and the benches.
 #![expect(clippy::print_stdout, reason = "standard output says when it is ready")]
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -50,7 +52,11 @@ async fn run(arguments: Arguments) -> Result<()> {
     let names: Vec<&str> = arguments.names.iter().map(String::as_str).collect();
     ca.write(&arguments.out, "ca");
     let server = arguments.out.join("server.pem");
-    std::fs::write(&server, ca.leaf(&names, Flaw::None).pem())
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+        .open(&server)
+        .and_then(|mut file| file.write_all(ca.leaf(&names, Flaw::None).pem().as_bytes()))
         .with_context(|| format!("write {}", server.display()))?;
     if let (Some(root), Some(name)) = (&arguments.git_root, &arguments.git_repository) {
         git::create_repository(root, name)?;

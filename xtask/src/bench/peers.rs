@@ -158,6 +158,15 @@ fn nginx(site: &Site) -> Result<Peer> {
     Ok(Peer { name: "nginx", addresses, prefix: Vec::new(), daemon: Some(daemon) })
 }
 
+/// By default mitmproxy holds every body, which would hold back event streams to their end.
+const STREAM: &str = "
+def requestheaders(flow):
+    flow.request.stream = True
+
+def responseheaders(flow):
+    flow.response.stream = True
+";
+
 /// The Python package goes into an environment of its own below `target/bench`.
 fn mitmproxy(site: &Site) -> Result<Peer> {
     let environment = sh::root().join("target/bench/mitmproxy");
@@ -176,7 +185,9 @@ fn mitmproxy(site: &Site) -> Result<Peer> {
     command.args(["--listen-host", host, "--listen-port", "8444"]);
     // Addressed by number, so that no resolver is needed: it cannot verify the name then.
     command.args(["--ssl-insecure", "--set", "keep_host_header=true"]);
-    command.args(["--set", "stream_large_bodies=1m", "--set"]);
+    let addon = directory.join("stream.py");
+    fs::write(&addon, STREAM)?;
+    command.arg("--scripts").arg(addon).arg("--set");
     command.arg(format!("confdir={}", directory.join("mitmproxy").display()));
     let address = format!("{host}:8444");
     let mut daemon = daemon(site, "mitmproxy", &mut command)?;
