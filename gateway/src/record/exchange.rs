@@ -322,7 +322,7 @@ impl Drop for Inner {
         let mut request = self.request.borrow_mut();
         let mut response = self.response.borrow_mut();
         let mut row = self.row.borrow().clone();
-        if row.outcome == OK && row.status != 0 && !response.ended {
+        if row.outcome == OK && !response.ended {
             let cut = Cut::Abandoned;
             row.outcome = cut.outcome();
             row.fault = cut.fault().as_str();

@@ -133,9 +133,9 @@ async fn forward(
             tracing::debug!(%error, "pooled connection was closed");
             worker.shared.metrics.upstream_retried_total.inc();
             sender = Box::pin(worker.pool.open(&http.permit, &http.key)).await?;
-            sender.send(request).await.map_err(|f| ForwardError::Http(f.error))?
+            sender.send(request).await.map_err(|f| unsent(f.error))?
         }
-        Err(SendFailed { error, .. }) => return Err(ForwardError::Http(error).into()),
+        Err(SendFailed { error, .. }) => return Err(unsent(error)),
     };
     let masked = mask::headers(response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
@@ -144,6 +144,11 @@ async fn forward(
     }
     lease.fill(sender);
     Ok(relay(http, exchange, lease, response))
+}
+
+/// Tells a request body that broke off, which hyper calls the user's error, from upstream's doing.
+fn unsent(error: hyper::Error) -> ExchangeError {
+    if error.is_user() { HttpError::Body(error).into() } else { ForwardError::Http(error).into() }
 }
 
 /// Passes upstream's response on, its body as it comes.
@@ -180,6 +185,8 @@ fn switch(
     let server = hyper::upgrade::on(&mut response);
     let (exchange, idle) = (exchange.clone(), http.flow.worker.shared.config.gateway.idle_timeout);
     let metrics = Arc::clone(&http.flow.worker.shared.metrics);
+    // The flow lasts as long as its tunnel: its row counts these bytes, and it keeps its place.
+    let flow = Rc::clone(&http.flow);
     http.flow.worker.tasks.spawn(async move {
         let moved = Moved::default();
         let tunnel = async {
@@ -193,6 +200,7 @@ fn switch(
             metrics.failed(&error);
             exchange.failed(&error);
         }
+        drop(flow);
     });
     let (mut parts, _) = response.into_parts();
     head::strip_hop_by_hop(&mut parts.headers, true);
