@@ -9,6 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -21,6 +22,7 @@ use crate::error::{Fault, Faulty};
 use crate::http::body::Observer;
 use crate::inspect::mask::{self, Masked};
 use crate::limits::MAX_CHUNK_MARKS;
+use crate::telemetry::Metrics;
 
 /// Which of the two bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,7 @@ struct Inner {
     response: RefCell<BodyTrack>,
     permit: Cell<Option<RecordPermit>>,
     budget: BodyBudget,
+    metrics: Arc<Metrics>,
     max_body_bytes: usize,
     started: Instant,
     /// When the response head came; chunk marks count from here.
@@ -86,6 +89,7 @@ impl OpenExchange {
         row: ExchangeRow,
         permit: RecordPermit,
         budget: BodyBudget,
+        metrics: Arc<Metrics>,
         max_body_bytes: usize,
         started: Instant,
     ) -> Self {
@@ -95,6 +99,7 @@ impl OpenExchange {
             response: RefCell::default(),
             permit: Cell::new(Some(permit)),
             budget,
+            metrics,
             max_body_bytes,
             started,
             answered: Cell::new(None),
@@ -133,12 +138,13 @@ impl OpenExchange {
         });
     }
 
-    /// Notes a failure; the first one stays.
+    /// Notes and counts a failure; the first one stays.
     pub fn failed(&self, error: &dyn Faulty) {
         self.edit(|row| {
             if row.outcome != OK {
                 return;
             }
+            self.0.metrics.failed(error);
             row.outcome = error.outcome();
             row.fault = error.fault().as_str();
             row.detail = error.to_string();
@@ -194,6 +200,10 @@ impl<F: Fn()> Observer for Tap<F> {
         let inner = &self.exchange.0;
         let mut track = self.exchange.track(self.direction).borrow_mut();
         track.take(chunk, inner.max_body_bytes, &inner.budget);
+        // An empty frame only carries the end of an HTTP/2 stream.
+        if chunk.is_empty() {
+            return;
+        }
         if let (Some(marks), Some(answered)) = (&mut track.marks, inner.answered.get()) {
             marks.note(micros(answered, Instant::now()), chunk.len() as u64);
         }
@@ -303,7 +313,7 @@ impl BodyTrack {
                 ts: row.ts,
                 exchange_id: row.exchange_id,
                 session_id: row.session_id,
-                job_id: std::sync::Arc::clone(&row.job_id),
+                job_id: Arc::clone(&row.job_id),
                 dir,
                 chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
                 chunks: u32::try_from(chunks).unwrap_or(u32::MAX),
@@ -324,6 +334,7 @@ impl Drop for Inner {
         let mut row = self.row.borrow().clone();
         if row.outcome == OK && !response.ended {
             let cut = Cut::Abandoned;
+            self.metrics.failed(&cut);
             row.outcome = cut.outcome();
             row.fault = cut.fault().as_str();
             row.detail = cut.to_string();

@@ -2,5 +2,7 @@
 //! Every test looks at the client's view, the origin's view, the rows and the counters.
 #![expect(clippy::disallowed_methods, reason = "tests may spawn tasks: they end with the test")]
 
+mod bytes;
 mod http;
+mod streams;
 mod wire;

@@ -77,14 +77,13 @@ pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Re
     http.flow.record.edit(|row| row.exchanges += 1);
     let row = row(&http, &request, id);
     let budget = shared.recorder.body_budget().clone();
-    let exchange =
-        OpenExchange::begin(row, permit, budget, shared.config.record.max_body_bytes, started);
+    let (metrics, max) = (Arc::clone(&shared.metrics), shared.config.record.max_body_bytes);
+    let exchange = OpenExchange::begin(row, permit, budget, metrics, max, started);
     exchange.request_head(request.headers(), mask::headers(request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
         Err(error) => {
             let faulty = error.faulty();
-            shared.metrics.failed(faulty);
             exchange.failed(faulty);
             let response = respond::refuse(faulty, error.rule(), id);
             let rule = error.rule().unwrap_or_default();
@@ -184,7 +183,6 @@ fn switch(
     });
     let server = hyper::upgrade::on(&mut response);
     let (exchange, idle) = (exchange.clone(), http.flow.worker.shared.config.gateway.idle_timeout);
-    let metrics = Arc::clone(&http.flow.worker.shared.metrics);
     // The flow lasts as long as its tunnel: its row counts these bytes, and it keeps its place.
     let flow = Rc::clone(&http.flow);
     http.flow.worker.tasks.spawn(async move {
@@ -197,7 +195,6 @@ fn switch(
         let done = tunnel.await;
         exchange.tunnelled(moved.up.get(), moved.down.get());
         if let Err(error) = done {
-            metrics.failed(&error);
             exchange.failed(&error);
         }
         drop(flow);
