@@ -190,6 +190,7 @@ async fn terminate(
     };
     flow.record.edit(|row| row.mode = permit.treatment().as_str());
     let key = Key { dst, name: Some(Arc::clone(&name)), h2: hello.offers.h2 };
+    let dialling = Instant::now();
     let downstream = match Box::pin(flow.worker.pool.protocol(&permit, &key)).await {
         Ok(Protocol::H2) => Protocol::H2,
         Ok(Protocol::H1) => preferred(&hello),
@@ -204,6 +205,8 @@ async fn terminate(
             preferred(&hello)
         }
     };
+    // Upstream's time has its own bound and is not the client's.
+    let deadline = deadline + dialling.elapsed();
     wire.unread(hello.rest);
     let count = wire.count();
     let accept = shared.terminator.accept(hello.accepted, wire, downstream, dst.0.ip());

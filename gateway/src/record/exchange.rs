@@ -15,6 +15,7 @@ use std::time::Instant;
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use tokio_util::sync::CancellationToken;
 
 use super::row::{BodyRow, ExchangeRow};
 use super::{BodyBudget, BodyLease, Record, RecordPermit};
@@ -45,6 +46,7 @@ struct Inner {
     budget: BodyBudget,
     metrics: Arc<Metrics>,
     max_body_bytes: usize,
+    stopping: CancellationToken,
     started: Instant,
     /// When the response head came; chunk marks count from here.
     answered: Cell<Option<Instant>>,
@@ -84,14 +86,15 @@ enum Kept {
 const PIECE_BYTES: usize = 1024 * 1024;
 
 impl OpenExchange {
-    /// Begins an exchange whose row names are already known.
+    /// Begins an exchange whose row names are already known. `stopping` tells an exchange that the
+    /// drain deadline cuts from one that the client leaves.
     pub fn begin(
         row: ExchangeRow,
         permit: RecordPermit,
         budget: BodyBudget,
         metrics: Arc<Metrics>,
         max_body_bytes: usize,
-        started: Instant,
+        stopping: CancellationToken,
     ) -> Self {
         Self(Rc::new(Inner {
             row: RefCell::new(Box::new(row)),
@@ -101,7 +104,8 @@ impl OpenExchange {
             budget,
             metrics,
             max_body_bytes,
-            started,
+            stopping,
+            started: Instant::now(),
             answered: Cell::new(None),
         }))
     }
@@ -231,6 +235,8 @@ enum Cut {
     Response(String),
     #[error("client went away before the response ended")]
     Abandoned,
+    #[error("the gateway stopped before the response ended")]
+    Stopped,
 }
 
 impl Faulty for Cut {
@@ -238,6 +244,7 @@ impl Faulty for Cut {
         match self {
             Self::Request(_) | Self::Abandoned => Fault::Downstream,
             Self::Response(_) => Fault::Upstream,
+            Self::Stopped => Fault::Internal,
         }
     }
 
@@ -246,6 +253,7 @@ impl Faulty for Cut {
             Self::Request(_) => "request_cut",
             Self::Response(_) => "response_cut",
             Self::Abandoned => "client_closed",
+            Self::Stopped => "gateway_stopped",
         }
     }
 }
@@ -333,7 +341,7 @@ impl Drop for Inner {
         let mut response = self.response.borrow_mut();
         let mut row = self.row.borrow().clone();
         if row.outcome == OK && !response.ended {
-            let cut = Cut::Abandoned;
+            let cut = if self.stopping.is_cancelled() { Cut::Stopped } else { Cut::Abandoned };
             self.metrics.failed(&cut);
             row.outcome = cut.outcome();
             row.fault = cut.fault().as_str();

@@ -4,5 +4,9 @@
 
 mod bytes;
 mod http;
+mod limits;
+mod policy;
+mod secrets;
 mod streams;
+mod tls;
 mod wire;

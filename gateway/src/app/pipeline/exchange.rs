@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -65,7 +64,7 @@ impl ExchangeError {
 pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
-    let (id, started) = (Uuid::now_v7(), Instant::now());
+    let id = Uuid::now_v7();
     let permit = match shared.recorder.reserve().await {
         Ok(permit) => permit,
         Err(error) => {
@@ -78,7 +77,7 @@ pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Re
     let row = row(&http, &request, id);
     let budget = shared.recorder.body_budget().clone();
     let (metrics, max) = (Arc::clone(&shared.metrics), shared.config.record.max_body_bytes);
-    let exchange = OpenExchange::begin(row, permit, budget, metrics, max, started);
+    let exchange = OpenExchange::begin(row, permit, budget, metrics, max, shared.shutdown.clone());
     exchange.request_head(request.headers(), mask::headers(request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
