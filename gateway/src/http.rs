@@ -29,6 +29,9 @@ pub enum HttpError {
     /// Anything else on the connection.
     #[error("serving client: {0}")]
     Connection(hyper::Error),
+    /// The request body broke off or is not framed as it says.
+    #[error("reading request body: {0}")]
+    Body(hyper::Error),
     /// Nothing moved for `gateway.idle_timeout`.
     #[error("idle for too long")]
     Idle,
@@ -51,6 +54,7 @@ impl Faulty for HttpError {
             Self::Closed(_) => "client_closed",
             Self::HeadTimeout => "head_timeout",
             Self::Connection(_) => "client_connection",
+            Self::Body(_) => "request_cut",
             Self::Idle => "idle_timeout",
             Self::Authority(_) => "bad_authority",
             Self::Connect => "connect_refused",

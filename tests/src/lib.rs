@@ -10,6 +10,8 @@
 
 pub mod ca;
 pub mod client;
+pub mod gateway;
 pub mod load;
 pub mod origin;
 pub mod pattern;
+pub mod rows;

@@ -12,7 +12,7 @@ use rustls::AlertDescription as Alert;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::worker::Worker;
+use super::worker::{Place, Worker};
 use crate::accept::Accepted;
 use crate::accept::wire::Wire;
 use crate::capture::Captured;
@@ -83,6 +83,8 @@ struct Flow {
     captured: Captured,
     identity: Rc<Identity>,
     record: OpenFlow,
+    /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
+    _place: Place,
 }
 
 /// A flow whose requests can be served.
@@ -97,7 +99,12 @@ struct HttpFlow {
 }
 
 /// Runs one flow to its end and records it.
-pub(super) async fn flow(worker: &Rc<Worker>, accepted: Accepted, permit: RecordPermit) {
+pub(super) async fn flow(
+    worker: &Rc<Worker>,
+    accepted: Accepted,
+    permit: RecordPermit,
+    place: Place,
+) {
     let Accepted { stream, captured } = accepted;
     let wire = Wire::new(stream);
     let identity = worker.identifier.identify(&captured.process);
@@ -105,7 +112,7 @@ pub(super) async fn flow(worker: &Rc<Worker>, accepted: Accepted, permit: Record
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
     let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
-    let flow = Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record });
+    let flow = Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record, _place: place });
     if let Err(error) = Box::pin(stages(&flow, wire)).await {
         worker.shared.metrics.failed(&error);
         tracing::debug!(%error, flow = %flow.record.id(), "flow ended");
@@ -183,6 +190,7 @@ async fn terminate(
     };
     flow.record.edit(|row| row.mode = permit.treatment().as_str());
     let key = Key { dst, name: Some(Arc::clone(&name)), h2: hello.offers.h2 };
+    let dialling = Instant::now();
     let downstream = match Box::pin(flow.worker.pool.protocol(&permit, &key)).await {
         Ok(Protocol::H2) => Protocol::H2,
         Ok(Protocol::H1) => preferred(&hello),
@@ -197,6 +205,8 @@ async fn terminate(
             preferred(&hello)
         }
     };
+    // Upstream's time has its own bound and is not the client's.
+    let deadline = deadline + dialling.elapsed();
     wire.unread(hello.rest);
     let count = wire.count();
     let accept = shared.terminator.accept(hello.accepted, wire, downstream, dst.0.ip());
@@ -208,7 +218,12 @@ async fn terminate(
         HttpFlow { flow: Rc::clone(flow), permit, key, name, scheme: "https", downstream };
     let served = serve(http, stream, move || count.totals()).await;
     match served {
-        Err(_) | Ok(()) if flow.record.exchanges() == 0 => Err(FlowError::NoRequest),
+        // What the client did say and we could not read has its own name.
+        Ok(()) | Err(FlowError::Http(HttpError::Closed(_) | HttpError::Connection(_)))
+            if flow.record.exchanges() == 0 =>
+        {
+            Err(FlowError::NoRequest)
+        }
         other => other,
     }
 }

@@ -97,9 +97,8 @@ async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
                 let tasks = worker.tasks.clone();
                 tasks.spawn(async move {
                     if let Some(permit) = reserve(&worker).await {
-                        pipeline::flow(&worker, accepted, permit).await;
+                        pipeline::flow(&worker, accepted, permit, place).await;
                     }
-                    drop(place);
                 });
             }
         }
@@ -130,7 +129,7 @@ async fn reap_loop(worker: Rc<Worker>) {
 }
 
 /// One of `gateway.max_connections`, given back when dropped.
-struct Place {
+pub(super) struct Place {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
 }

@@ -48,8 +48,13 @@ impl Observed {
     /// hyper may stop asking once it has what `Content-Length` promised, so that the end is seen
     /// with the last frame and not with the `None` after it.
     fn note_end(&mut self) {
-        if !self.ended && self.inner.is_end_stream() {
-            self.ended = true;
+        if self.inner.is_end_stream() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
             self.observer.ended();
         }
     }
@@ -69,14 +74,15 @@ impl Body for Observed {
                 if let Some(data) = frame.data_ref() {
                     self.observer.data(data);
                 }
-                self.note_end();
+                if frame.is_trailers() {
+                    // Nothing comes after them, and nobody asks.
+                    self.end();
+                } else {
+                    self.note_end();
+                }
             }
             Some(Err(error)) => self.observer.failed(error),
-            None if !self.ended => {
-                self.ended = true;
-                self.observer.ended();
-            }
-            None => {}
+            None => self.end(),
         }
         Poll::Ready(frame)
     }

@@ -79,7 +79,8 @@ where
                 .header_read_timeout(head_timeout)
                 .max_headers(limits::MAX_HEADERS)
                 .max_buf_size(limits::MAX_HEAD_BYTES)
-                .half_close(true)
+                // A FIN in the middle of an exchange is a client that goes away.
+                .half_close(false)
                 .preserve_header_case(true)
                 .auto_date_header(false)
                 .serve_connection(io, service)
@@ -92,7 +93,6 @@ where
                 .max_header_list_size(u32::try_from(limits::MAX_HEAD_BYTES).unwrap_or(u32::MAX))
                 .initial_stream_window_size(1024 * 1024)
                 .initial_connection_window_size(4 * 1024 * 1024)
-                .keep_alive_interval(head_timeout)
                 .auto_date_header(false)
                 .serve_connection(io, service)
         ),

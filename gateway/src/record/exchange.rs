@@ -9,11 +9,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use tokio_util::sync::CancellationToken;
 
 use super::row::{BodyRow, ExchangeRow};
 use super::{BodyBudget, BodyLease, Record, RecordPermit};
@@ -21,6 +23,7 @@ use crate::error::{Fault, Faulty};
 use crate::http::body::Observer;
 use crate::inspect::mask::{self, Masked};
 use crate::limits::MAX_CHUNK_MARKS;
+use crate::telemetry::Metrics;
 
 /// Which of the two bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,9 @@ struct Inner {
     response: RefCell<BodyTrack>,
     permit: Cell<Option<RecordPermit>>,
     budget: BodyBudget,
+    metrics: Arc<Metrics>,
     max_body_bytes: usize,
+    stopping: CancellationToken,
     started: Instant,
     /// When the response head came; chunk marks count from here.
     answered: Cell<Option<Instant>>,
@@ -81,13 +86,15 @@ enum Kept {
 const PIECE_BYTES: usize = 1024 * 1024;
 
 impl OpenExchange {
-    /// Begins an exchange whose row names are already known.
+    /// Begins an exchange whose row names are already known. `stopping` tells an exchange that the
+    /// drain deadline cuts from one that the client leaves.
     pub fn begin(
         row: ExchangeRow,
         permit: RecordPermit,
         budget: BodyBudget,
+        metrics: Arc<Metrics>,
         max_body_bytes: usize,
-        started: Instant,
+        stopping: CancellationToken,
     ) -> Self {
         Self(Rc::new(Inner {
             row: RefCell::new(Box::new(row)),
@@ -95,8 +102,10 @@ impl OpenExchange {
             response: RefCell::default(),
             permit: Cell::new(Some(permit)),
             budget,
+            metrics,
             max_body_bytes,
-            started,
+            stopping,
+            started: Instant::now(),
             answered: Cell::new(None),
         }))
     }
@@ -133,12 +142,13 @@ impl OpenExchange {
         });
     }
 
-    /// Notes a failure; the first one stays.
+    /// Notes and counts a failure; the first one stays.
     pub fn failed(&self, error: &dyn Faulty) {
         self.edit(|row| {
             if row.outcome != OK {
                 return;
             }
+            self.0.metrics.failed(error);
             row.outcome = error.outcome();
             row.fault = error.fault().as_str();
             row.detail = error.to_string();
@@ -194,6 +204,10 @@ impl<F: Fn()> Observer for Tap<F> {
         let inner = &self.exchange.0;
         let mut track = self.exchange.track(self.direction).borrow_mut();
         track.take(chunk, inner.max_body_bytes, &inner.budget);
+        // An empty frame only carries the end of an HTTP/2 stream.
+        if chunk.is_empty() {
+            return;
+        }
         if let (Some(marks), Some(answered)) = (&mut track.marks, inner.answered.get()) {
             marks.note(micros(answered, Instant::now()), chunk.len() as u64);
         }
@@ -221,6 +235,8 @@ enum Cut {
     Response(String),
     #[error("client went away before the response ended")]
     Abandoned,
+    #[error("the gateway stopped before the response ended")]
+    Stopped,
 }
 
 impl Faulty for Cut {
@@ -228,6 +244,7 @@ impl Faulty for Cut {
         match self {
             Self::Request(_) | Self::Abandoned => Fault::Downstream,
             Self::Response(_) => Fault::Upstream,
+            Self::Stopped => Fault::Internal,
         }
     }
 
@@ -236,6 +253,7 @@ impl Faulty for Cut {
             Self::Request(_) => "request_cut",
             Self::Response(_) => "response_cut",
             Self::Abandoned => "client_closed",
+            Self::Stopped => "gateway_stopped",
         }
     }
 }
@@ -303,7 +321,7 @@ impl BodyTrack {
                 ts: row.ts,
                 exchange_id: row.exchange_id,
                 session_id: row.session_id,
-                job_id: std::sync::Arc::clone(&row.job_id),
+                job_id: Arc::clone(&row.job_id),
                 dir,
                 chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
                 chunks: u32::try_from(chunks).unwrap_or(u32::MAX),
@@ -322,8 +340,9 @@ impl Drop for Inner {
         let mut request = self.request.borrow_mut();
         let mut response = self.response.borrow_mut();
         let mut row = self.row.borrow().clone();
-        if row.outcome == OK && row.status != 0 && !response.ended {
-            let cut = Cut::Abandoned;
+        if row.outcome == OK && !response.ended {
+            let cut = if self.stopping.is_cancelled() { Cut::Stopped } else { Cut::Abandoned };
+            self.metrics.failed(&cut);
             row.outcome = cut.outcome();
             row.fault = cut.fault().as_str();
             row.detail = cut.to_string();

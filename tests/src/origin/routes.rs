@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
@@ -51,7 +52,15 @@ pub(super) async fn route(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    Ok(answer(&context, peer, request).await.unwrap_or_else(|status| plain(status, "")))
+    let head_only = request.method() == Method::HEAD;
+    let mut response =
+        answer(&context, peer, request).await.unwrap_or_else(|status| plain(status, ""));
+    if let (true, Some(length)) = (head_only, response.body().size_hint().exact()) {
+        // hyper would send the body in HTTP/2
+        response.headers_mut().insert("content-length", length.into());
+        *response.body_mut() = empty();
+    }
+    Ok(response)
 }
 
 async fn answer(

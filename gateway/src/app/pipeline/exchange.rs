@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -65,7 +64,7 @@ impl ExchangeError {
 pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
-    let (id, started) = (Uuid::now_v7(), Instant::now());
+    let id = Uuid::now_v7();
     let permit = match shared.recorder.reserve().await {
         Ok(permit) => permit,
         Err(error) => {
@@ -77,14 +76,13 @@ pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Re
     http.flow.record.edit(|row| row.exchanges += 1);
     let row = row(&http, &request, id);
     let budget = shared.recorder.body_budget().clone();
-    let exchange =
-        OpenExchange::begin(row, permit, budget, shared.config.record.max_body_bytes, started);
+    let (metrics, max) = (Arc::clone(&shared.metrics), shared.config.record.max_body_bytes);
+    let exchange = OpenExchange::begin(row, permit, budget, metrics, max, shared.shutdown.clone());
     exchange.request_head(request.headers(), mask::headers(request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
         Err(error) => {
             let faulty = error.faulty();
-            shared.metrics.failed(faulty);
             exchange.failed(faulty);
             let response = respond::refuse(faulty, error.rule(), id);
             let rule = error.rule().unwrap_or_default();
@@ -133,9 +131,9 @@ async fn forward(
             tracing::debug!(%error, "pooled connection was closed");
             worker.shared.metrics.upstream_retried_total.inc();
             sender = Box::pin(worker.pool.open(&http.permit, &http.key)).await?;
-            sender.send(request).await.map_err(|f| ForwardError::Http(f.error))?
+            sender.send(request).await.map_err(|f| unsent(f.error))?
         }
-        Err(SendFailed { error, .. }) => return Err(ForwardError::Http(error).into()),
+        Err(SendFailed { error, .. }) => return Err(unsent(error)),
     };
     let masked = mask::headers(response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
@@ -144,6 +142,11 @@ async fn forward(
     }
     lease.fill(sender);
     Ok(relay(http, exchange, lease, response))
+}
+
+/// Tells a request body that broke off, which hyper calls the user's error, from upstream's doing.
+fn unsent(error: hyper::Error) -> ExchangeError {
+    if error.is_user() { HttpError::Body(error).into() } else { ForwardError::Http(error).into() }
 }
 
 /// Passes upstream's response on, its body as it comes.
@@ -179,7 +182,8 @@ fn switch(
     });
     let server = hyper::upgrade::on(&mut response);
     let (exchange, idle) = (exchange.clone(), http.flow.worker.shared.config.gateway.idle_timeout);
-    let metrics = Arc::clone(&http.flow.worker.shared.metrics);
+    // The flow lasts as long as its tunnel: its row counts these bytes, and it keeps its place.
+    let flow = Rc::clone(&http.flow);
     http.flow.worker.tasks.spawn(async move {
         let moved = Moved::default();
         let tunnel = async {
@@ -190,9 +194,9 @@ fn switch(
         let done = tunnel.await;
         exchange.tunnelled(moved.up.get(), moved.down.get());
         if let Err(error) = done {
-            metrics.failed(&error);
             exchange.failed(&error);
         }
+        drop(flow);
     });
     let (mut parts, _) = response.into_parts();
     head::strip_hop_by_hop(&mut parts.headers, true);
