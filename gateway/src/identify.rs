@@ -153,13 +153,7 @@ mod tests {
 
     fn process(uid: u32, cgroup: u64) -> Process {
         let key = ProcessKey { tgid: u32::MAX, start_time_ns: 7 };
-        Process {
-            key,
-            uid,
-            cgroup_id: CgroupId(cgroup),
-            comm: "curl".into(),
-            ..Process::default()
-        }
+        Process { key, uid, cgroup_id: CgroupId(cgroup), comm: "curl".into(), ..Process::default() }
     }
 
     #[test]

@@ -123,7 +123,8 @@ pub async fn sniff(
     server_first: bool,
 ) -> Result<Sniffed, SniffError> {
     let mut buf = BytesMut::with_capacity(2048);
-    let silent_until = if server_first { deadline.min(Instant::now() + SERVER_FIRST) } else { deadline };
+    let silent_until =
+        if server_first { deadline.min(Instant::now() + SERVER_FIRST) } else { deadline };
     match timeout_at(silent_until, io.read_buf(&mut buf)).await {
         Ok(Ok(0)) => return Err(SniffError::Empty),
         Ok(Ok(_)) => {}
@@ -191,7 +192,10 @@ fn parsed(accepted: Hello, read: Bytes, fed: usize) -> ClientHello {
     ClientHello { accepted, sni, offers, read, rest }
 }
 
-async fn plain(io: &mut (impl AsyncRead + Unpin), mut buf: BytesMut) -> Result<Sniffed, SniffError> {
+async fn plain(
+    io: &mut (impl AsyncRead + Unpin),
+    mut buf: BytesMut,
+) -> Result<Sniffed, SniffError> {
     loop {
         match classify_plain(&buf) {
             Plain::Http => return Ok(Sniffed::Http { h2: false, read: buf.freeze() }),

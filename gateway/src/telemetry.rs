@@ -115,7 +115,8 @@ impl Metrics {
         }
         if let Ok(outcomes) = self.outcomes.lock() {
             for ((outcome, fault), n) in outcomes.iter() {
-                let line = format!("weir_outcomes_total{{outcome=\"{outcome}\",fault=\"{fault}\"}}");
+                let line =
+                    format!("weir_outcomes_total{{outcome=\"{outcome}\",fault=\"{fault}\"}}");
                 writeln!(out, "{line} {n}").unwrap_or_default();
             }
         }

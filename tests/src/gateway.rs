@@ -43,9 +43,11 @@ use crate::rows::{self, Row};
 /// The name of the origin in most tests.
 pub const NAME: &str = "api.origin.test";
 /// Its address, as the client believes.
-pub const DST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), 443);
+pub const DST: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), 443);
 /// The address of an origin that speaks HTTP in the clear.
-pub const PLAIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11)), 80);
+pub const PLAIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11)), 80);
 /// Nobody answers here, not even with a reset.
 pub const BLACK_HOLE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99)), 443);
@@ -146,12 +148,7 @@ impl TestGateway {
         let ports = Arc::new(Ports::default());
         ports.origins.lock().unwrap().extend(origins.iter().copied());
         let (capture, dialer) = (Arc::clone(&ports), Arc::clone(&ports));
-        let seams = Seams {
-            capture,
-            dialer,
-            clock: Arc::new(SystemClock),
-            fs: Arc::new(RealFs),
-        };
+        let seams = Seams { capture, dialer, clock: Arc::new(SystemClock), fs: Arc::new(RealFs) };
         weir_gateway::telemetry::init_logging();
         let gateway = build::start(config, seams).expect("start the gateway");
         Self { ca, gateway, ports, dir, spool }

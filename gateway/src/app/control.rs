@@ -105,7 +105,8 @@ async fn beat(shared: &Shared, stop: &CancellationToken) {
 fn heartbeat(shared: &Shared) -> HeartbeatRow {
     let mut counters = shared.metrics.snapshot();
     let stats = shared.recorder.stats().snapshot();
-    let spool_bytes = stats.iter().find(|(name, _)| *name == "record_spool_bytes_now").map_or(0, |(_, n)| *n);
+    let spool_bytes =
+        stats.iter().find(|(name, _)| *name == "record_spool_bytes_now").map_or(0, |(_, n)| *n);
     counters.extend(delivered(shared).into_iter().map(|(k, n)| (k.to_owned(), n)));
     counters.extend(stats.into_iter().filter(|(_, n)| *n != 0).map(|(k, n)| (k.to_owned(), n)));
     HeartbeatRow {

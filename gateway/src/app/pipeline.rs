@@ -112,7 +112,8 @@ pub(super) async fn flow(
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
     let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
-    let flow = Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record, _place: place });
+    let flow =
+        Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record, _place: place });
     if let Err(error) = Box::pin(stages(&flow, wire)).await {
         worker.shared.metrics.failed(&error);
         tracing::debug!(%error, flow = %flow.record.id(), "flow ended");
@@ -214,8 +215,7 @@ async fn terminate(
         .await
         .map_err(|_elapsed| FlowError::HandshakeTimeout)??;
     flow.record.edit(|row| row.alpn = downstream.alpn());
-    let http =
-        HttpFlow { flow: Rc::clone(flow), permit, key, name, scheme: "https", downstream };
+    let http = HttpFlow { flow: Rc::clone(flow), permit, key, name, scheme: "https", downstream };
     let served = serve(http, stream, move || count.totals()).await;
     match served {
         // What the client did say and we could not read has its own name.

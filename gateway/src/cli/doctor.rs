@@ -161,7 +161,11 @@ async fn capture(config: &Config, checks: &mut Vec<Check>) {
             let shown = all.iter().filter(|(_, n)| *n > 0).map(|(k, n)| format!("{k}={n}"));
             shown.collect::<Vec<_>>().join(" ")
         });
-        checks.push(check("kernel counts", refused.map_err(|e| e.to_string()), "run `weir detach`"));
+        checks.push(check(
+            "kernel counts",
+            refused.map_err(|e| e.to_string()),
+            "run `weir detach`",
+        ));
         checks.push(check(
             "gateway",
             health(&config.admin.socket).await,
@@ -173,7 +177,9 @@ async fn capture(config: &Config, checks: &mut Vec<Check>) {
 async fn health(socket: &Path) -> Result<String, String> {
     let ask = async {
         let mut stream = UnixStream::connect(socket).await?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n").await?;
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n")
+            .await?;
         let mut answer = String::new();
         stream.take(4096).read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
@@ -191,7 +197,9 @@ fn trusted(config: &Config, checks: &mut Vec<Check>) {
     let ca = std::fs::read_to_string(&path);
     checks.push(wish(
         "ca",
-        ca.as_ref().map(|_| path.display().to_string()).map_err(|e| format!("{}: {e}", path.display())),
+        ca.as_ref()
+            .map(|_| path.display().to_string())
+            .map_err(|e| format!("{}: {e}", path.display())),
         "the gateway makes it at its first start",
     ));
     let Ok(ca) = ca else { return };
@@ -200,12 +208,17 @@ fn trusted(config: &Config, checks: &mut Vec<Check>) {
     let ready = std::fs::read_to_string(&bundle).is_ok_and(inside);
     checks.push(check(
         "ca bundle",
-        if ready { Ok(bundle.display().to_string()) } else { Err(format!("{} is stale", bundle.display())) },
+        if ready {
+            Ok(bundle.display().to_string())
+        } else {
+            Err(format!("{} is stale", bundle.display()))
+        },
         "restart the gateway: it writes the bundle that `weir run` hands out",
     ));
-    let system = rustls_native_certs::load_native_certs().certs.iter().any(|cert| {
-        trust::pem_of(cert).trim() == ca.trim()
-    });
+    let system = rustls_native_certs::load_native_certs()
+        .certs
+        .iter()
+        .any(|cert| trust::pem_of(cert).trim() == ca.trim());
     checks.push(wish(
         "system trust",
         if system { Ok("the system's store has the CA".into()) } else { Err("the system's store lacks the CA".into()) },
@@ -229,7 +242,11 @@ async fn store(config: &Config, checks: &mut Vec<Check>) {
         Err(error) => Err(error.to_string()),
     };
     let answer = answer.map(|version| format!("ClickHouse {version}"));
-    checks.push(wish("store", answer, "start it (`weir up` or `weir store`); records wait in the spool"));
+    checks.push(wish(
+        "store",
+        answer,
+        "start it (`weir up` or `weir store`); records wait in the spool",
+    ));
 }
 
 #[cfg(test)]

@@ -20,9 +20,13 @@ fn every_problem_is_reported_with_its_path() {
         url = "clickhouse:9000"
     "#;
     let Err(ConfigError::Invalid(problems)) = Config::parse(text) else { panic!("accepted") };
-    for key in
-        ["capture.cgroup", "capture.exclude[0]", "gateway.head_timeout", "spool.max_size", "store.url"]
-    {
+    for key in [
+        "capture.cgroup",
+        "capture.exclude[0]",
+        "gateway.head_timeout",
+        "spool.max_size",
+        "store.url",
+    ] {
         assert!(problems.iter().any(|p| p.starts_with(key)), "{key} is missing in {problems:?}");
     }
     assert_eq!(problems.len(), 5, "{problems:?}");

@@ -31,7 +31,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Names the accepted forms.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a size such as \"512B\", \"64KiB\", \"64MiB\", \"20GiB\"");
+    let wrong =
+        || format!("{text:?} is not a size such as \"512B\", \"64KiB\", \"64MiB\", \"20GiB\"");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let shift = match unit {
         "B" => 0,

@@ -102,7 +102,10 @@ fn capture(raw: &raw::Capture, p: &mut Problems) -> super::Capture {
         }
     }
     if raw.gateway_cgroup.starts_with(&raw.cgroup) {
-        p.add("capture.gateway_cgroup", "must not be inside capture.cgroup: it would capture itself");
+        p.add(
+            "capture.gateway_cgroup",
+            "must not be inside capture.cgroup: it would capture itself",
+        );
     }
     if !raw.pin_dir.is_absolute() || raw.pin_dir.parent().is_none_or(|d| d == Path::new("/")) {
         p.add("capture.pin_dir", "must be an absolute path of a directory in bpffs");

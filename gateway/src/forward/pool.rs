@@ -71,7 +71,10 @@ impl Sender {
     ///
     /// # Errors
     /// [`SendFailed`], with the request when upstream cannot have seen any of it.
-    pub async fn send(&mut self, request: Request<Observed>) -> Result<Response<Incoming>, SendFailed> {
+    pub async fn send(
+        &mut self,
+        request: Request<Observed>,
+    ) -> Result<Response<Incoming>, SendFailed> {
         let sent = match self {
             Self::H1(sender) => sender.try_send_request(request).await,
             Self::H2(sender) => sender.try_send_request(request).await,

@@ -100,7 +100,8 @@ mod tests {
             (question, answer)
         };
         let serve = async { copy(down, up, Duration::from_secs(5), &moved).await };
-        let talk = async { tokio::time::timeout(Duration::from_secs(5), talk).await.expect("in time") };
+        let talk =
+            async { tokio::time::timeout(Duration::from_secs(5), talk).await.expect("in time") };
         let (copied, (question, answer)) = tokio::join!(serve, talk);
         copied.expect("tunnel");
         assert_eq!(question, b"question");

@@ -36,16 +36,31 @@ const CREDENTIAL_FIELDS: [&str; 8] = [
 
 /// Words in the name of a field or parameter that make its value a credential.
 const CREDENTIAL_WORDS: [&str; 12] = [
-    "token", "secret", "passw", "apikey", "api-key", "api_key", "auth", "credential", "signature",
-    "session", "private", "jwt",
+    "token",
+    "secret",
+    "passw",
+    "apikey",
+    "api-key",
+    "api_key",
+    "auth",
+    "credential",
+    "signature",
+    "session",
+    "private",
+    "jwt",
 ];
 
 /// Query parameters that are credentials although no word above is in their name.
 const CREDENTIAL_PARAMETERS: [&str; 6] = ["key", "sig", "code", "pwd", "pat", "sas"];
 
 /// Fields with such a word that carry no credential and are worth reading.
-const HARMLESS_FIELDS: [&str; 5] =
-    ["www-authenticate", "proxy-authenticate", "authentication-info", ":authority", "x-ratelimit-limit-tokens"];
+const HARMLESS_FIELDS: [&str; 5] = [
+    "www-authenticate",
+    "proxy-authenticate",
+    "authentication-info",
+    ":authority",
+    "x-ratelimit-limit-tokens",
+];
 
 /// Header fields in wire order of names, values of credentials masked.
 pub fn headers(map: &HeaderMap) -> Masked<Vec<(String, String)>> {
@@ -164,7 +179,8 @@ mod tests {
 
     #[test]
     fn credential_parameters_go_also_when_their_name_is_encoded() {
-        let q = query("a=1&access_token=s3cret&X-Amz-Signature=s3cret&%6bey=s3cret&page=2").into_inner();
+        let q = query("a=1&access_token=s3cret&X-Amz-Signature=s3cret&%6bey=s3cret&page=2")
+            .into_inner();
         assert!(!q.contains("s3cret"), "{q}");
         assert!(q.contains("a=1") && q.contains("page=2"), "{q}");
     }

@@ -271,7 +271,8 @@ impl Marks {
 
 impl BodyTrack {
     fn describe(&mut self, headers: &HeaderMap) {
-        let text = |name| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+        let text =
+            |name| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
         self.content_type = text(header::CONTENT_TYPE).unwrap_or_default();
         self.content_encoding = text(header::CONTENT_ENCODING).unwrap_or_default();
     }

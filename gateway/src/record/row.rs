@@ -463,7 +463,8 @@ mod tests {
 
     #[test]
     fn lengths_are_leb128() {
-        for (n, want) in [(0, vec![0]), (127, vec![127]), (128, vec![0x80, 1]), (300, vec![0xac, 2])]
+        for (n, want) in
+            [(0, vec![0]), (127, vec![127]), (128, vec![0x80, 1]), (300, vec![0xac, 2])]
         {
             let mut out = Vec::new();
             put_len(n, &mut out);

@@ -72,8 +72,8 @@ impl Authority {
     /// When either does not parse.
     pub fn from_pem(cert: &str, key: &str) -> Result<Self, TlsError> {
         let key = KeyPair::from_pem(key).map_err(|e| failed("parsing ca key", e))?;
-        let issuer = Issuer::from_ca_cert_pem(cert, key)
-            .map_err(|e| failed("parsing ca certificate", e))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(cert, key).map_err(|e| failed("parsing ca certificate", e))?;
         Ok(Self { issuer, pem: cert.to_owned() })
     }
 

@@ -50,7 +50,10 @@ impl Upstream {
             }
         }
         if roots.is_empty() {
-            return Err(failed("loading trusted roots", "the system has none and none is configured"));
+            return Err(failed(
+                "loading trusted roots",
+                "the system has none and none is configured",
+            ));
         }
         let roots = Arc::new(roots);
         Ok(Self {

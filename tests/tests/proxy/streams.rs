@@ -153,7 +153,11 @@ async fn a_body_that_upstream_cuts_never_looks_complete() {
         gateway.quiet().await;
         let recorded = gateway.shutdown().await;
         let row = recorded.exchange();
-        assert_eq!((row.text("outcome"), row.text("fault")), ("response_cut", "upstream"), "{down} {up}");
+        assert_eq!(
+            (row.text("outcome"), row.text("fault")),
+            ("response_cut", "upstream"),
+            "{down} {up}"
+        );
         assert_eq!((row.number("status"), row.number("resp_bytes")), (200, 2000));
         assert_eq!(row.text("resp_sha256"), "0".repeat(64));
         assert_eq!(recorded.metrics.outcome_count("response_cut"), 1);
@@ -198,7 +202,8 @@ async fn upgraded_connections_are_tunnelled_and_counted() {
 async fn an_upgrade_that_upstream_declines_is_an_exchange() {
     let (gateway, origin) = plain_origin(|_| {}).await;
     let mut client = gateway.tcp(PLAIN).await.unwrap();
-    let ask = "GET /status/200 HTTP/1.1\r\nHost: o.test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    let ask =
+        "GET /status/200 HTTP/1.1\r\nHost: o.test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
     say(&mut client, ask).await;
     let got = until(&mut client, "\r\n\r\n").await;
     assert!(got.starts_with("HTTP/1.1 200"), "{got}");

@@ -61,7 +61,10 @@ impl ExchangeError {
 }
 
 /// Answers one request.
-pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(super) async fn handle(
+    http: Rc<HttpFlow>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
     let id = Uuid::now_v7();
@@ -112,7 +115,8 @@ async fn forward(
     let engine = &worker.shared.engine;
     engine.request(&http.permit, &http.name, port, &host, authority.port_u16())?;
 
-    let upgrade = head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+    let upgrade =
+        head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
     head::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
 
     let lease = Rc::new(Lease { http: Rc::clone(http), sender: Cell::new(None) });
@@ -187,8 +191,7 @@ fn switch(
     http.flow.worker.tasks.spawn(async move {
         let moved = Moved::default();
         let tunnel = async {
-            let (client, server) =
-                tokio::try_join!(client, server).map_err(ForwardError::Http)?;
+            let (client, server) = tokio::try_join!(client, server).map_err(ForwardError::Http)?;
             tunnel::copy(TokioIo::new(client), TokioIo::new(server), idle, &moved).await
         };
         let done = tunnel.await;
