@@ -64,6 +64,7 @@ impl ExchangeError {
 pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
+    http.finished_asking();
     let id = Uuid::now_v7();
     let permit = match shared.recorder.reserve().await {
         Ok(permit) => permit,
@@ -118,7 +119,10 @@ async fn forward(
     let lease = Rc::new(Lease { http: Rc::clone(http), sender: Cell::new(None) });
     let body = Observed::new(body, {
         let (lease, ended) = (Rc::clone(&lease), exchange.clone());
-        exchange.observer(Direction::Request, move || lease.release(&ended))
+        exchange.observer(Direction::Request, move || {
+            lease.http.finished_asking();
+            lease.release(&ended);
+        })
     });
     let (mut sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
     exchange.edit(|row| row.upstream_proto = proto(sender.protocol()));
