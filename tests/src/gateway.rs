@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,7 +61,9 @@ struct Ports {
 
 impl Capture for Ports {
     fn record(&self, socket: BorrowedFd<'_>) -> Result<Captured, CaptureError> {
-        let peer = socket2::SockRef::from(&socket).peer_addr().expect("a peer");
+        // a socket that was reset while it waited has no peer any more
+        let peer = socket2::SockRef::from(&socket).peer_addr();
+        let peer = peer.map_err(|_| CaptureError::NoRecord)?;
         let port = peer.as_socket().expect("an IP address").port();
         let captured = self.captured.lock().unwrap();
         let dst = captured.get(&port).ok_or(CaptureError::NoRecord)?;
@@ -100,6 +103,8 @@ pub struct TestGateway {
     ports: Arc<Ports>,
     dir: TempDir,
     spool: std::path::PathBuf,
+    /// Connections made to it.
+    opened: AtomicU64,
 }
 
 /// Everything that a gateway left behind.
@@ -154,7 +159,7 @@ impl TestGateway {
         };
         weir_gateway::telemetry::init_logging();
         let gateway = build::start(config, seams).expect("start the gateway");
-        Self { ca, gateway, ports, dir, spool }
+        Self { ca, gateway, ports, dir, spool, opened: AtomicU64::new(0) }
     }
 
     /// Counters.
@@ -179,6 +184,7 @@ impl TestGateway {
         let port = socket.local_addr()?.port();
         self.ports.captured.lock().unwrap().insert(port, dst);
         let stream = socket.connect(self.gateway.addr()).await.context("connect to the gateway")?;
+        self.opened.fetch_add(1, Relaxed);
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -189,7 +195,9 @@ impl TestGateway {
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let port = socket.local_addr()?.port();
         self.ports.captured.lock().unwrap().remove(&port);
-        Ok(socket.connect(self.gateway.addr()).await?)
+        let stream = socket.connect(self.gateway.addr()).await?;
+        self.opened.fetch_add(1, Relaxed);
+        Ok(stream)
     }
 
     /// Roots that hold only the gateway's CA.
@@ -246,9 +254,16 @@ impl TestGateway {
         assert!(waited.is_ok(), "{what} did not happen; {:?}", self.metrics().snapshot());
     }
 
-    /// Waits until no flow is open.
+    /// Waits until every connection was accepted and no flow is open.
     pub async fn quiet(&self) {
-        self.until("the end of all flows", |m| m.flows_active.value() == 0).await;
+        let opened = self.opened.load(Relaxed);
+        let mut before = false;
+        self.until("the end of all flows", |m| {
+            let now = m.flows_total.value() == opened && m.flows_active.value() == 0;
+            // twice, since a flow is counted a moment before it is active
+            std::mem::replace(&mut before, now) && now
+        })
+        .await;
     }
 
     /// Stops the gateway and reads everything that it recorded.

@@ -281,6 +281,8 @@ where
         served = Box::pin(serving) => match served {
             // The end of a connection that was kept alive for a request that never came.
             Err(HttpError::HeadTimeout) if http.is_between_requests() => Ok(()),
+            // A response body that broke off: its exchange says so, and the client is not to blame.
+            Err(HttpError::Connection(error)) if error.is_user() => Ok(()),
             served => Ok(served?),
         },
         () = tunnel::stalled(gateway.idle_timeout, || http.wire.totals()) => {

@@ -234,6 +234,7 @@ async fn handshake(io: Box<dyn Io>, protocol: Protocol) -> Result<Sender, hyper:
             let (sender, connection) = http1::Builder::new()
                 .preserve_header_case(true)
                 .max_headers(limits::MAX_HEADERS)
+                .max_buf_size(limits::MAX_HEAD_BYTES)
                 .handshake(io)
                 .await?;
             let connection = connection.with_upgrades();

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -85,7 +85,11 @@ pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Re
         Err(error) => {
             let faulty = error.faulty();
             exchange.failed(faulty);
-            let response = respond::refuse(faulty, error.rule(), id);
+            let mut response = respond::refuse(faulty, error.rule(), id);
+            if response.status() == StatusCode::BAD_REQUEST && http.downstream == Protocol::H1 {
+                // What follows on the connection may be the rest of what was not understood.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             let rule = error.rule().unwrap_or_default();
             exchange.edit(|row| {
                 row.status = response.status().as_u16();
