@@ -6,8 +6,8 @@
 //! - on failure: cannot fail; counters wrap after 2^64
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Fault, Faulty};
 
@@ -115,11 +115,24 @@ impl Metrics {
         }
         if let Ok(outcomes) = self.outcomes.lock() {
             for ((outcome, fault), n) in outcomes.iter() {
-                let line = format!("weir_outcomes_total{{outcome=\"{outcome}\",fault=\"{fault}\"}}");
+                let line =
+                    format!("weir_outcomes_total{{outcome=\"{outcome}\",fault=\"{fault}\"}}");
                 writeln!(out, "{line} {n}").unwrap_or_default();
             }
         }
         out
+    }
+}
+
+/// Counts the panic that unwinds through it.
+pub(crate) struct PanicCount(pub(crate) Arc<Metrics>);
+
+impl Drop for PanicCount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.flow_panics_total.inc();
+            tracing::error!("a flow panicked and was closed");
+        }
     }
 }
 

@@ -44,12 +44,18 @@ use crate::rows::{self, Row};
 /// The name of the origin in most tests.
 pub const NAME: &str = "api.origin.test";
 /// Its address, as the client believes.
-pub const DST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), 443);
+pub const DST: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), 443);
 /// The address of an origin that speaks HTTP in the clear.
-pub const PLAIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11)), 80);
+pub const PLAIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11)), 80);
 /// Nobody answers here, not even with a reset.
 pub const BLACK_HOLE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99)), 443);
+
+/// Dialling this panics: a bug in a flow, on demand.
+pub const PANIC: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 98)), 80);
 
 /// Both network seams: what the hooks would know, and where origins really are.
 #[derive(Debug, Default)]
@@ -84,6 +90,7 @@ impl Capture for Ports {
 
 impl Dialer for Ports {
     fn dial(&self, dst: OrigDst) -> Dialing {
+        assert!(dst.0 != PANIC, "a panic on purpose");
         let origin = self.origins.lock().unwrap().get(&dst.0).copied();
         Box::pin(async move {
             match origin {
@@ -151,12 +158,7 @@ impl TestGateway {
         let ports = Arc::new(Ports::default());
         ports.origins.lock().unwrap().extend(origins.iter().copied());
         let (capture, dialer) = (Arc::clone(&ports), Arc::clone(&ports));
-        let seams = Seams {
-            capture,
-            dialer,
-            clock: Arc::new(SystemClock),
-            fs: Arc::new(RealFs),
-        };
+        let seams = Seams { capture, dialer, clock: Arc::new(SystemClock), fs: Arc::new(RealFs) };
         weir_gateway::telemetry::init_logging();
         let gateway = build::start(config, seams).expect("start the gateway");
         Self { ca, gateway, ports, dir, spool, opened: AtomicU64::new(0) }
@@ -271,12 +273,20 @@ impl TestGateway {
     /// # Panics
     /// When any flow had panicked, or anything recorded does not decode.
     pub async fn shutdown(self) -> Recorded {
+        self.shutdown_after_panics(0).await
+    }
+
+    /// The same after a test that made flows panic.
+    ///
+    /// # Panics
+    /// When another number of flows had panicked.
+    pub async fn shutdown_after_panics(self, panics: u64) -> Recorded {
         let Self { gateway, dir, spool, .. } = self;
         let metrics = Arc::clone(gateway.metrics());
         let recorder = gateway.recorder().clone();
         let stopped = tokio::task::spawn_blocking(move || gateway.shutdown());
         stopped.await.expect("no panic").expect("an orderly shutdown");
-        assert_eq!(metrics.flow_panics_total.value(), 0, "a flow panicked");
+        assert_eq!(metrics.flow_panics_total.value(), panics, "panics of flows");
         assert_eq!(metrics.flows_active.value(), 0, "flows_active after shutdown");
         let stats = recorder.stats().snapshot();
         let own = stats.into_iter().map(|(name, n)| (name.to_owned(), n));

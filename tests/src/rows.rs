@@ -113,7 +113,8 @@ impl<'a> Input<'a> {
             "UInt64" => u64::from_le_bytes(self.array()).into(),
             "Int64" | "DateTime64" => i64::from_le_bytes(self.array()).into(),
             "UUID" => {
-                let (high, low) = (u64::from_le_bytes(self.array()), u64::from_le_bytes(self.array()));
+                let (high, low) =
+                    (u64::from_le_bytes(self.array()), u64::from_le_bytes(self.array()));
                 Uuid::from_u64_pair(high, low).to_string().into()
             }
             "IPv6" => Ipv6Addr::from(self.array::<16>()).to_string().into(),

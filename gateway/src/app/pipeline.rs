@@ -128,7 +128,8 @@ pub(super) async fn flow(
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
     let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
-    let flow = Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record, _place: place });
+    let flow =
+        Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record, _place: place });
     if let Err(error) = Box::pin(stages(&flow, wire)).await {
         worker.shared.metrics.failed(&error);
         tracing::debug!(%error, flow = %flow.record.id(), "flow ended");
@@ -231,7 +232,8 @@ async fn terminate(
         .map_err(|_elapsed| FlowError::HandshakeTimeout)??;
     flow.record.edit(|row| row.alpn = downstream.alpn());
     let (scheme, flow_ref, asked) = ("https", Rc::clone(flow), Cell::new(0));
-    let http = HttpFlow { flow: flow_ref, permit, key, name, scheme, downstream, wire: count, asked };
+    let http =
+        HttpFlow { flow: flow_ref, permit, key, name, scheme, downstream, wire: count, asked };
     let served = serve(http, stream).await;
     match served {
         // What the client did say and we could not read has its own name.
@@ -276,7 +278,8 @@ where
         let http = Rc::clone(&http);
         move |request| exchange::handle(Rc::clone(&http), request)
     };
-    let serving = server::serve(io, downstream, gateway.head_timeout, &shared.shutdown, handler);
+    let (stop, metrics) = (&shared.shutdown, Arc::clone(&shared.metrics));
+    let serving = server::serve(io, downstream, gateway.head_timeout, stop, metrics, handler);
     tokio::select! {
         served = Box::pin(serving) => match served {
             // The end of a connection that was kept alive for a request that never came.

@@ -54,7 +54,8 @@ pub async fn tcp(
     limit: Duration,
 ) -> Result<TcpStream, ForwardError> {
     let dialed = timeout(limit, dialer.dial(dst)).await;
-    let socket = dialed.map_err(|_elapsed| ForwardError::Timeout)?.map_err(ForwardError::Connect)?;
+    let socket =
+        dialed.map_err(|_elapsed| ForwardError::Timeout)?.map_err(ForwardError::Connect)?;
     socket.set_nodelay(true).map_err(ForwardError::Connect)?;
     Ok(socket)
 }
@@ -75,7 +76,9 @@ pub async fn stream(
     let connect = async {
         let socket = tcp(permit, dialer, dst, limit).await?;
         match name {
-            None => Ok((Box::new(socket) as Box<dyn Io>, if h2 { Protocol::H2 } else { Protocol::H1 })),
+            None => {
+                Ok((Box::new(socket) as Box<dyn Io>, if h2 { Protocol::H2 } else { Protocol::H1 }))
+            }
             Some(name) => {
                 let (stream, protocol) = tls.connect(socket, name, h2).await?;
                 Ok((Box::new(stream) as Box<dyn Io>, protocol))

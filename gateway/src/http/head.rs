@@ -75,7 +75,8 @@ pub fn wants_upgrade(head: &Parts) -> bool {
     let asks = head.headers.get(header::UPGRADE).is_some_and(|to| {
         !to.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"h2c"))
     });
-    asks && head.version == Version::HTTP_11 && connection_options(&head.headers).any(|o| o == "upgrade")
+    asks && head.version == Version::HTTP_11
+        && connection_options(&head.headers).any(|o| o == "upgrade")
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = String> + '_ {
@@ -195,7 +196,8 @@ mod tests {
 
     #[test]
     fn hosts_compare_without_case_brackets_and_final_dot() {
-        for (text, want) in [("A.Example.:8443", "a.example"), ("[2001:DB8::1]:443", "2001:db8::1")] {
+        for (text, want) in [("A.Example.:8443", "a.example"), ("[2001:DB8::1]:443", "2001:db8::1")]
+        {
             assert_eq!(host_of(&text.parse().expect("authority")), want);
         }
     }
@@ -225,7 +227,11 @@ mod tests {
         let mut headers = ws.headers;
         strip_hop_by_hop(&mut headers, true);
         assert!(headers.contains_key("upgrade") && headers.contains_key("connection"));
-        let h2c = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "A")];
+        let h2c = [
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "A"),
+        ];
         let mut h2c = head("/", &h2c);
         assert!(!wants_upgrade(&h2c));
         strip_hop_by_hop(&mut h2c.headers, false);

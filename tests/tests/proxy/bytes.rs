@@ -39,7 +39,10 @@ async fn upload(connection: &mut Connection, size: u64, known: bool, chunk: u64)
     let body = Pattern::new(size, chunk, known).boxed();
     let answer = connection.post(NAME, "/sink", body).await.unwrap();
     let seen: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
-    assert_eq!((seen["bytes"].as_u64(), &seen["sha256"]), (Some(size), &pattern::sha256(size).into()));
+    assert_eq!(
+        (seen["bytes"].as_u64(), &seen["sha256"]),
+        (Some(size), &pattern::sha256(size).into())
+    );
 }
 
 async fn check(gateway: TestGateway, protocol: &str) {
@@ -139,7 +142,8 @@ async fn bodies_are_not_kept_when_told_so() {
 
 #[tokio::test]
 async fn bodies_beyond_the_memory_budget_are_dropped_and_still_forwarded() {
-    let (gateway, _origin) = https_origin_with(&["h2"], |c| c.record.max_memory_bytes = 10_000).await;
+    let (gateway, _origin) =
+        https_origin_with(&["h2"], |c| c.record.max_memory_bytes = 10_000).await;
     let mut connection = gateway.https(&["h2"]).await.unwrap();
     download(&mut connection, 100_000, 0, 4000).await;
     drop(connection);

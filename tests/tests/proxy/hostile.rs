@@ -10,12 +10,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use weir_gateway::config::Config;
 use weir_tests::client::Connection;
-use weir_tests::gateway::{DST, NAME, PLAIN, TestGateway};
+use weir_tests::gateway::{DST, NAME, PANIC, PLAIN, TestGateway};
 use weir_tests::origin::body::Pattern;
 use weir_tests::origin::raw::Step;
 use weir_tests::origin::{ALPN, Origin};
 
-use crate::wire::{https_origin, https_origin_with, plain_origin, raw_origin, raw_tls_origin, rest, say, talk};
+use crate::wire::{
+    https_origin, https_origin_with, plain_origin, raw_origin, raw_tls_origin, rest, say, talk,
+};
 
 fn impatient(config: &mut Config) {
     config.gateway.handshake_timeout = Duration::from_millis(150);
@@ -74,7 +76,8 @@ async fn a_truncated_client_hello_is_closed() {
 
 #[tokio::test]
 async fn a_client_that_stalls_meets_the_deadline() {
-    for (part, outcome) in [(0, "client_stalled"), (1, "client_stalled"), (2, "handshake_timeout")] {
+    for (part, outcome) in [(0, "client_stalled"), (1, "client_stalled"), (2, "handshake_timeout")]
+    {
         let (gateway, origin) = https_origin_with(&ALPN, impatient).await;
         let hello = client_hello(&gateway);
         let mut client = gateway.tcp(DST).await.unwrap();
@@ -182,7 +185,8 @@ async fn upstreams_that_misbehave_are_502() {
     ];
     for (i, script) in scripts.into_iter().enumerate() {
         let (gateway, origin) = raw_origin(script).await;
-        let ask = b"POST /x HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+        let ask =
+            b"POST /x HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
         let got = talk(&gateway, PLAIN, ask).await;
         assert!(got.starts_with("HTTP/1.1 502") && got.contains("x-weir-request"), "{i}: {got}");
         // a request that may have reached upstream is never sent twice
@@ -200,7 +204,8 @@ async fn upstreams_that_misbehave_are_502() {
 #[tokio::test]
 async fn an_upstream_reset_in_a_body_is_a_cut() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
-    let (gateway, _origin) = raw_tls_origin(vec![Step::ReadHead, Step::text(head), Step::Reset]).await;
+    let (gateway, _origin) =
+        raw_tls_origin(vec![Step::ReadHead, Step::text(head), Step::Reset]).await;
     let mut connection = gateway.https(&["http/1.1"]).await.unwrap();
     connection.get(NAME, "/x").await.unwrap_err();
     drop(connection);
@@ -221,8 +226,13 @@ async fn random_bytes_never_panic() {
         seed ^= seed << 17;
         seed
     };
-    let starts: [&[u8]; 5] =
-        [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\nHost: a\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST "];
+    let starts: [&[u8]; 5] = [
+        b"",
+        b"\x16\x03\x01",
+        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST ",
+    ];
     for round in 0..150_usize {
         let length = usize::try_from(next() % 600).unwrap();
         let mut bytes = starts[round % starts.len()].to_vec();
@@ -237,12 +247,37 @@ async fn random_bytes_never_panic() {
         }
     }
     gateway.quiet().await;
-    assert!(talk(&gateway, PLAIN, b"GET /status/200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        .await
-        .starts_with("HTTP/1.1 200"));
+    assert!(
+        talk(&gateway, PLAIN, b"GET /status/200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     let recorded = gateway.shutdown().await;
     // resets that overtake the accept have no peer, and so no record, in this harness
     let lost = recorded.metrics.outcome_count("no_capture_record");
     assert_eq!(recorded.flows.len() as u64 + lost, 151);
     assert!(recorded.flows.iter().all(|row| row.text("outcome") != "panic"));
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_flow_alone_and_is_counted_and_recorded() {
+    let (gateway, _origin) = plain_origin(|_| {}).await;
+    let ask = "GET /p HTTP/1.1\r\nHost: o.test\r\n\r\n";
+    assert_eq!(talk(&gateway, PANIC, ask.as_bytes()).await, "");
+    gateway.until("the panic", |m| m.flow_panics_total.value() == 1).await;
+    // an HTTP/2 stream is a task of hyper's
+    let stream = gateway.tcp(PANIC).await.unwrap();
+    let mut connection = Connection::over(stream, true).await.unwrap();
+    connection.get("o.test", "/h2").await.unwrap_err();
+    gateway.until("the panic", |m| m.flow_panics_total.value() == 2).await;
+    drop(connection);
+    let close = ask.replace("Host", "Connection: close\r\nHost").replace("/p", "/status/200");
+    assert!(talk(&gateway, PLAIN, close.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    let recorded = gateway.shutdown_after_panics(2).await;
+    for path in ["/p", "/h2"] {
+        let row = recorded.at(path);
+        assert_eq!((row.text("outcome"), row.text("fault")), ("panic", "internal"), "{path}");
+    }
+    assert_eq!(recorded.flows[0].text("outcome"), "panic");
+    assert_eq!(recorded.flows.len(), 3);
 }

@@ -10,7 +10,9 @@ use weir_tests::origin::raw::Step;
 use weir_tests::origin::routes;
 use weir_tests::pattern;
 
-use crate::wire::{https_origin, plain_origin, raw_origin, raw_tls_origin, rest_text, say, talk, until};
+use crate::wire::{
+    https_origin, plain_origin, raw_origin, raw_tls_origin, rest_text, say, talk, until,
+};
 
 #[tokio::test]
 async fn get_and_post_over_every_pair_of_protocols() {
@@ -94,8 +96,8 @@ async fn bodiless_answers_keep_their_fields() {
     let recorded = gateway.shutdown().await;
     assert_eq!(recorded.exchanges.len(), 8);
     for row in &recorded.exchanges {
-            assert_eq!(row.text("outcome"), "ok", "{row:?}");
-        }
+        assert_eq!(row.text("outcome"), "ok", "{row:?}");
+    }
     assert!(recorded.exchanges.iter().all(|row| row.text("resp_body") == "none"));
 }
 
@@ -235,7 +237,8 @@ async fn interim_answers_do_not_disturb_the_final_one() {
         Step::text("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
     ];
     let (gateway, _origin) = raw_origin(script).await;
-    let got = talk(&gateway, PLAIN, b"GET / HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n").await;
+    let got =
+        talk(&gateway, PLAIN, b"GET / HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n").await;
     assert!(got.contains("HTTP/1.1 200 OK\r\n") && got.ends_with("\r\n\r\nok"), "{got}");
     let recorded = gateway.shutdown().await;
     assert_eq!(recorded.exchange().number("status"), 200);
@@ -245,8 +248,7 @@ async fn interim_answers_do_not_disturb_the_final_one() {
 async fn absolute_form_becomes_origin_form() {
     let (gateway, origin) =
         raw_origin(vec![Step::ReadHead, Step::text("HTTP/1.1 204 No Content\r\n\r\n")]).await;
-    let request =
-        b"GET http://o.test/a?b HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n";
+    let request = b"GET http://o.test/a?b HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n";
     let got = talk(&gateway, PLAIN, request).await;
     assert!(got.starts_with("HTTP/1.1 204"), "{got}");
     let seen = String::from_utf8(origin.received()[0].clone()).unwrap();
@@ -315,6 +317,6 @@ async fn an_upstream_that_closes_between_requests_is_dialled_again() {
     let recorded = gateway.shutdown().await;
     assert_eq!(recorded.exchanges.len(), 4);
     for row in &recorded.exchanges {
-            assert_eq!(row.text("outcome"), "ok", "{row:?}");
-        }
+        assert_eq!(row.text("outcome"), "ok", "{row:?}");
+    }
 }

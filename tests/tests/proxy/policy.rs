@@ -7,7 +7,9 @@ use weir_gateway::config::FlowRule;
 use weir_tests::gateway::{DST, NAME, PLAIN};
 use weir_tests::origin::raw::Step;
 
-use crate::wire::{https_origin, https_origin_with, plain_origin, raw_origin_with, rest, rest_text, say, until};
+use crate::wire::{
+    https_origin, https_origin_with, plain_origin, raw_origin_with, rest, rest_text, say, until,
+};
 
 #[tokio::test]
 async fn a_request_for_another_host_is_421_on_every_request() {
@@ -64,7 +66,9 @@ async fn opaque_traffic_is_refused_by_default() {
     let script = vec![Step::text("220 hello\r\n"), Step::Echo];
     let (gateway, origin) =
         raw_origin_with(script, |c| c.gateway.handshake_timeout = Duration::from_millis(150)).await;
-    for first in ["SSH-2.0-test\r\n", "\x00\x01binary", "get / http/1.1\r\n\r\n", "GET  / HTTP/1.1\r\n"] {
+    for first in
+        ["SSH-2.0-test\r\n", "\x00\x01binary", "get / http/1.1\r\n\r\n", "GET  / HTTP/1.1\r\n"]
+    {
         let mut client = gateway.tcp(PLAIN).await.unwrap();
         say(&mut client, first).await;
         assert_eq!(rest(&mut client).await, b"", "{first:?}");

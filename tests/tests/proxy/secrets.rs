@@ -17,7 +17,8 @@ async fn credentials_are_in_no_recorded_byte_but_bodies() {
         // also where weir answers itself
         for host in [NAME, "evil.test"] {
             let body = full(format!("body {SECRET}"));
-            let mut request = client::request(connection.is_h2(), "POST", host, &query, body).unwrap();
+            let mut request =
+                client::request(connection.is_h2(), "POST", host, &query, body).unwrap();
             for (name, value) in [
                 ("authorization", format!("Bearer {SECRET}")),
                 ("proxy-authorization", format!("Basic {SECRET}")),
@@ -61,8 +62,9 @@ async fn credentials_in_answers_and_authorities_are_masked_too() {
     let ask = b"GET / HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n";
     let got = talk(&gateway, PLAIN, ask).await;
     assert_eq!(got.matches(SECRET).count(), 4, "the client gets all of it: {got}");
-    let with_user =
-        format!("GET http://u:{SECRET}@o.test/ HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n");
+    let with_user = format!(
+        "GET http://u:{SECRET}@o.test/ HTTP/1.1\r\nHost: o.test\r\nConnection: close\r\n\r\n"
+    );
     let got = talk(&gateway, PLAIN, with_user.as_bytes()).await;
     assert!(got.starts_with("HTTP/1.1 400") && !got.contains(SECRET), "{got}");
     let recorded = gateway.shutdown().await;

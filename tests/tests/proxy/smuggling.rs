@@ -87,7 +87,10 @@ fn assert_unambiguous(received: &[u8], sent: &str) {
     assert_eq!(count("host:"), 1, "{text:?}");
     let framing = count("content-length") + count("transfer-encoding");
     assert!(framing <= 1, "{sent:?} became {text:?}");
-    assert!(lines.iter().skip(1).all(|line| line.contains(':') && !line.contains(" :")), "{text:?}");
+    assert!(
+        lines.iter().skip(1).all(|line| line.contains(':') && !line.contains(" :")),
+        "{text:?}"
+    );
 }
 
 #[tokio::test]
@@ -172,7 +175,8 @@ async fn ambiguous_answers_never_reach_the_client_as_they_are() {
         let got = rest_text(&mut client).await;
         assert!(!got.contains("EXTRA") && !got.contains('\0'), "{answer:?} became {got:?}");
         let lower = got.to_ascii_lowercase();
-        let framing = lower.matches("content-length:").count() + lower.matches("transfer-enc").count();
+        let framing =
+            lower.matches("content-length:").count() + lower.matches("transfer-enc").count();
         assert!(framing <= 1, "{answer:?} became {got:?}");
         drop(client.shutdown().await);
         let recorded = gateway.shutdown().await;

@@ -32,7 +32,8 @@ pub(crate) async fn https_origin_with(
 /// A gateway before an origin that speaks HTTP in the clear.
 pub(crate) async fn plain_origin(change: impl FnOnce(&mut Config)) -> (TestGateway, Origin) {
     let origin = Origin::plain().await;
-    let gateway = TestGateway::start(TestCa::new("weir test CA"), change, &[(PLAIN, origin.addr())]);
+    let gateway =
+        TestGateway::start(TestCa::new("weir test CA"), change, &[(PLAIN, origin.addr())]);
     (gateway, origin)
 }
 
@@ -47,7 +48,8 @@ pub(crate) async fn raw_origin_with(
     change: impl FnOnce(&mut Config),
 ) -> (TestGateway, RawOrigin) {
     let origin = RawOrigin::start(None, script).await;
-    let gateway = TestGateway::start(TestCa::new("weir test CA"), change, &[(PLAIN, origin.addr())]);
+    let gateway =
+        TestGateway::start(TestCa::new("weir test CA"), change, &[(PLAIN, origin.addr())]);
     (gateway, origin)
 }
 

@@ -61,7 +61,10 @@ impl ExchangeError {
 }
 
 /// Answers one request.
-pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(super) async fn handle(
+    http: Rc<HttpFlow>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
     http.finished_asking();
@@ -88,7 +91,9 @@ pub(super) async fn handle(http: Rc<HttpFlow>, request: Request<Incoming>) -> Re
             let mut response = respond::refuse(faulty, error.rule(), id);
             if response.status() == StatusCode::BAD_REQUEST && http.downstream == Protocol::H1 {
                 // What follows on the connection may be the rest of what was not understood.
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             let rule = error.rule().unwrap_or_default();
             exchange.edit(|row| {
@@ -117,7 +122,8 @@ async fn forward(
     let engine = &worker.shared.engine;
     engine.request(&http.permit, &http.name, port, &host, authority.port_u16())?;
 
-    let upgrade = head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+    let upgrade =
+        head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
     head::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
 
     let lease = Rc::new(Lease { http: Rc::clone(http), sender: Cell::new(None) });
@@ -195,8 +201,7 @@ fn switch(
     http.flow.worker.tasks.spawn(async move {
         let moved = Moved::default();
         let tunnel = async {
-            let (client, server) =
-                tokio::try_join!(client, server).map_err(ForwardError::Http)?;
+            let (client, server) = tokio::try_join!(client, server).map_err(ForwardError::Http)?;
             tunnel::copy(TokioIo::new(client), TokioIo::new(server), idle, &moved).await
         };
         let done = tunnel.await;
