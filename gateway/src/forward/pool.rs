@@ -171,7 +171,8 @@ impl Pool {
         let (io, protocol) =
             stream(permit, &*self.dialer, &self.tls, key.dst, name, key.h2, limit).await?;
         self.metrics.upstream_connections_total.inc();
-        let sender = handshake(io, protocol).await.map_err(ForwardError::Http)?;
+        let sender =
+            handshake(io, protocol, Arc::clone(&self.metrics)).await.map_err(ForwardError::Http)?;
         let mut entries = self.entries.borrow_mut();
         if entries.len() >= limits::MAX_CACHED_ALPN {
             entries.retain(|_, e| !e.idle.is_empty() || e.shared.is_some());
@@ -230,13 +231,18 @@ impl Pool {
     }
 }
 
-async fn handshake(io: Box<dyn Io>, protocol: Protocol) -> Result<Sender, hyper::Error> {
+async fn handshake(
+    io: Box<dyn Io>,
+    protocol: Protocol,
+    metrics: Arc<Metrics>,
+) -> Result<Sender, hyper::Error> {
     let io = TokioIo::new(io);
     match protocol {
         Protocol::H1 => {
             let (sender, connection) = http1::Builder::new()
                 .preserve_header_case(true)
                 .max_headers(limits::MAX_HEADERS)
+                .max_buf_size(limits::MAX_HEAD_BYTES)
                 .handshake(io)
                 .await?;
             let connection = connection.with_upgrades();
@@ -245,7 +251,7 @@ async fn handshake(io: Box<dyn Io>, protocol: Protocol) -> Result<Sender, hyper:
             Ok(Sender::H1(sender))
         }
         Protocol::H2 => {
-            let (sender, connection) = http2::Builder::new(LocalExecutor)
+            let (sender, connection) = http2::Builder::new(LocalExecutor(metrics))
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(2 * 1024 * 1024)
                 .initial_connection_window_size(8 * 1024 * 1024)

@@ -3,10 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests may spawn tasks: they end with the test")]
 
 mod bytes;
+mod hostile;
 mod http;
 mod limits;
 mod policy;
 mod secrets;
+mod smuggling;
 mod streams;
 mod tls;
 mod wire;

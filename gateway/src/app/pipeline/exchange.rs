@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -67,6 +67,7 @@ pub(super) async fn handle(
 ) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
+    http.finished_asking();
     let id = Uuid::now_v7();
     let permit = match shared.recorder.reserve().await {
         Ok(permit) => permit,
@@ -87,7 +88,13 @@ pub(super) async fn handle(
         Err(error) => {
             let faulty = error.faulty();
             exchange.failed(faulty);
-            let response = respond::refuse(faulty, error.rule(), id);
+            let mut response = respond::refuse(faulty, error.rule(), id);
+            if response.status() == StatusCode::BAD_REQUEST && http.downstream == Protocol::H1 {
+                // What follows on the connection may be the rest of what was not understood.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             let rule = error.rule().unwrap_or_default();
             exchange.edit(|row| {
                 row.status = response.status().as_u16();
@@ -122,7 +129,10 @@ async fn forward(
     let lease = Rc::new(Lease { http: Rc::clone(http), sender: Cell::new(None) });
     let body = Observed::new(body, {
         let (lease, ended) = (Rc::clone(&lease), exchange.clone());
-        exchange.observer(Direction::Request, move || lease.release(&ended))
+        exchange.observer(Direction::Request, move || {
+            lease.http.finished_asking();
+            lease.release(&ended);
+        })
     });
     let (mut sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
     exchange.edit(|row| row.upstream_proto = proto(sender.protocol()));
