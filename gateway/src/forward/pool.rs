@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::ForwardError;
 use super::dial::{Dialer, Io, stream};
 use crate::capture::OrigDst;
-use crate::http::body::Observed;
+use crate::http::body::RequestBody;
 use crate::http::server::LocalExecutor;
 use crate::limits;
 use crate::policy::Permit;
@@ -45,9 +45,9 @@ pub struct Key {
 /// A connection that takes one request.
 pub enum Sender {
     /// Goes back to the pool when both bodies have ended.
-    H1(http1::SendRequest<Observed>),
+    H1(http1::SendRequest<RequestBody>),
     /// Shared.
-    H2(http2::SendRequest<Observed>),
+    H2(http2::SendRequest<RequestBody>),
 }
 
 /// A request that could not be sent, and maybe the request itself.
@@ -55,7 +55,7 @@ pub struct SendFailed {
     /// What happened.
     pub error: hyper::Error,
     /// Given back when nothing of it was sent: safe to send again.
-    pub request: Option<Request<Observed>>,
+    pub request: Option<Request<RequestBody>>,
 }
 
 impl Sender {
@@ -73,7 +73,7 @@ impl Sender {
     /// [`SendFailed`], with the request when upstream cannot have seen any of it.
     pub async fn send(
         &mut self,
-        request: Request<Observed>,
+        request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailed> {
         let sent = match self {
             Self::H1(sender) => sender.try_send_request(request).await,
@@ -87,14 +87,14 @@ impl Sender {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Observed>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
 #[derive(Default)]
 struct Entry {
     idle: Vec<Idle>,
-    shared: Option<http2::SendRequest<Observed>>,
+    shared: Option<http2::SendRequest<RequestBody>>,
     /// What upstream chose the last time.
     protocol: Option<Protocol>,
     used: Option<Instant>,
