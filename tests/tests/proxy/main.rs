@@ -7,6 +7,7 @@ mod hostile;
 mod http;
 mod limits;
 mod policy;
+mod retry;
 mod secrets;
 mod smuggling;
 mod streams;
