@@ -47,6 +47,12 @@ const CREDENTIAL_PARAMETERS: [&str; 6] = ["key", "sig", "code", "pwd", "pat", "s
 const HARMLESS_FIELDS: [&str; 5] =
     ["www-authenticate", "proxy-authenticate", "authentication-info", ":authority", "x-ratelimit-limit-tokens"];
 
+/// The registered schemes, and those of wide use.
+const AUTHENTICATION_SCHEMES: [&str; 16] = [
+    "basic", "bearer", "concealed", "digest", "dpop", "gnap", "hoba", "mutual", "negotiate", "ntlm",
+    "oauth", "privatetoken", "token", "apikey", "aws4-hmac-sha256", "sharedkey",
+];
+
 /// Header fields in wire order of names, values of credentials masked.
 pub fn headers(map: &HeaderMap) -> Masked<Vec<(String, String)>> {
     let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
@@ -65,13 +71,18 @@ fn field_value(name: &str, value: String) -> String {
         },
         "authorization" | "proxy-authorization" => match value.split_once(' ') {
             // The scheme says how somebody authenticated; the rest is the secret.
-            Some((scheme, _)) if scheme.len() <= 20 => format!("{scheme} {MASK}"),
+            // Only schemes that are known: the first word of anything else may be the secret.
+            Some((scheme, _)) if is_scheme(scheme) => format!("{scheme} {MASK}"),
             _ => MASK.to_owned(),
         },
         "location" | "content-location" | "referer" => url(&value),
         _ if is_credential_field(name) => MASK.to_owned(),
         _ => value,
     }
+}
+
+fn is_scheme(word: &str) -> bool {
+    AUTHENTICATION_SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(word))
 }
 
 fn is_credential_field(name: &str) -> bool {

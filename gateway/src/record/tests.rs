@@ -58,11 +58,11 @@ fn batches(disk: &FaultyFs) -> Vec<Batch> {
     segments.iter().flat_map(|at| reader.load(at).unwrap().batches).collect()
 }
 
-/// Whether a row with this encoding is in the spool under any number.
+/// Whether a row with this encoding, from `cause` on, is in the spool under any number and time.
 fn has(disk: &FaultyFs, row: &GapRow, seq: u64) -> bool {
     let mut bytes = Vec::new();
     row.encode(&producer(1), seq, &mut bytes);
-    let tail = &bytes[bytes.len() - row.detail.len() - 60..];
+    let tail = &bytes[bytes.len() - row.detail.len() - 50..];
     batches(disk).iter().any(|b| b.data.windows(tail.len()).any(|w| w == tail))
 }
 
