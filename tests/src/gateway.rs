@@ -69,7 +69,7 @@ impl Capture for Ports {
     fn record(&self, socket: BorrowedFd<'_>) -> Result<Captured, CaptureError> {
         // a socket that was reset while it waited has no peer any more
         let peer = socket2::SockRef::from(&socket).peer_addr();
-        let peer = peer.map_err(|_| CaptureError::NoRecord)?;
+        let peer = peer.map_err(|_reset| CaptureError::NoRecord)?;
         let port = peer.as_socket().expect("an IP address").port();
         let captured = self.captured.lock().unwrap();
         let dst = captured.get(&port).ok_or(CaptureError::NoRecord)?;

@@ -62,6 +62,26 @@ const HARMLESS_FIELDS: [&str; 5] = [
     "x-ratelimit-limit-tokens",
 ];
 
+/// The registered schemes, and those of wide use.
+const AUTHENTICATION_SCHEMES: [&str; 16] = [
+    "basic",
+    "bearer",
+    "concealed",
+    "digest",
+    "dpop",
+    "gnap",
+    "hoba",
+    "mutual",
+    "negotiate",
+    "ntlm",
+    "oauth",
+    "privatetoken",
+    "token",
+    "apikey",
+    "aws4-hmac-sha256",
+    "sharedkey",
+];
+
 /// Header fields in wire order of names, values of credentials masked.
 pub fn headers(map: &HeaderMap) -> Masked<Vec<(String, String)>> {
     let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
@@ -80,6 +100,7 @@ fn field_value(name: &str, value: String) -> String {
         },
         "authorization" | "proxy-authorization" => match value.split_once(' ') {
             // The scheme says how somebody authenticated; the rest is the secret.
+            // Only schemes that are known: the first word of anything else may be the secret.
             Some((scheme, _)) if is_scheme(scheme) => format!("{scheme} {MASK}"),
             _ => MASK.to_owned(),
         },
@@ -89,21 +110,8 @@ fn field_value(name: &str, value: String) -> String {
     }
 }
 
-/// Registered authentication schemes and those in wide use. Any other first word may itself be
-/// the secret.
 fn is_scheme(word: &str) -> bool {
-    const SCHEMES: [&str; 9] = [
-        "basic",
-        "bearer",
-        "digest",
-        "negotiate",
-        "ntlm",
-        "token",
-        "dpop",
-        "aws4-hmac-sha256",
-        "apikey",
-    ];
-    SCHEMES.contains(&&*word.to_ascii_lowercase())
+    AUTHENTICATION_SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(word))
 }
 
 fn is_credential_field(name: &str) -> bool {

@@ -162,7 +162,7 @@ async fn heads_pass_with_their_case_and_repeats_and_nothing_is_added() {
                 User-Agent: t\r\n\r\n";
     say(&mut client, sent).await;
     let got = until(&mut client, "\r\n\r\nok").await;
-    assert_eq!(got, answer.replace("set-COOKIE", "set-COOKIE"), "the client's view");
+    assert_eq!(got, answer, "the client's view");
     drop(client);
     let seen = String::from_utf8(origin.received()[0].clone()).unwrap();
     assert_eq!(seen, sent, "the origin's view");

@@ -250,21 +250,28 @@ async fn connect_is_405() {
 async fn answers_before_the_end_of_the_request_pass() {
     for (down, up) in [("http/1.1", "http/1.1"), ("h2", "h2"), ("h2", "http/1.1")] {
         let (gateway, _origin) = https_origin(&[up]).await;
+        let mut expected = Vec::new();
         for (path, status) in [("/early", 200), ("/refuse-body", 417)] {
             let mut connection = gateway.https(&[down]).await.unwrap();
             let body = Pattern::new(300_000, 10_000, true).boxed();
             let ask = connection.request("POST", NAME, path, body);
             let response = tokio::time::timeout(PATIENCE, ask).await.unwrap().unwrap();
-            assert_eq!(response.status().as_u16(), status, "{path} {down} {up}");
+            // An HTTP/1 origin that closes with the body unread resets the connection, which may
+            // overtake its answer: then upstream is to blame, in words.
+            let overtaken = (status, up, response.status().as_u16()) == (417, "http/1.1", 502);
+            let got = response.status().as_u16();
+            assert!(got == status || overtaken, "{path} {down} {up}: {got}");
+            expected.push((u64::from(got), if overtaken { "upstream_http" } else { "" }));
             let text = response.into_body().collect().await.unwrap().to_bytes();
             assert!(!text.is_empty());
         }
         gateway.quiet().await;
         let recorded = gateway.shutdown().await;
-        let statuses: Vec<_> = recorded.exchanges.iter().map(|row| row.number("status")).collect();
-        assert_eq!(statuses, [200, 417]);
-        for row in &recorded.exchanges {
-            assert!(["ok", "request_cut"].contains(&row.text("outcome")), "{row:?}");
+        assert_eq!(recorded.exchanges.len(), 2);
+        for (row, (status, outcome)) in recorded.exchanges.iter().zip(expected) {
+            assert_eq!(row.number("status"), status);
+            let usual = ["ok", "request_cut"].contains(&row.text("outcome"));
+            assert!(usual || row.text("outcome") == outcome, "{row:?}");
         }
     }
 }
