@@ -163,7 +163,7 @@ impl Site {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
         command.env("HOME", self.dir.path()).env("GIT_TERMINAL_PROMPT", "0");
-        command.env_remove("WEIR_CONFIG").env_remove("RUST_LOG");
+        command.env_remove("WEIR_CONFIG").env_remove("WEIR_LOG");
     }
 
     /// A path as text, for scripts.
@@ -231,8 +231,8 @@ impl Drop for Site {
         }
         if let Some(mut up) = self.up.take() {
             // In order, so that it detaches; it ends its parts.
-            drop(kill(pid_of(up.id()), Signal::SIGTERM));
-            if !try_wait(|| !matches!(up.try_wait(), Ok(None))) {
+            let asked = kill(pid_of(up.id()), Signal::SIGTERM).is_ok();
+            if !asked || !try_wait(|| !matches!(up.try_wait(), Ok(None))) {
                 drop((up.kill(), up.wait()));
             }
         }

@@ -10,7 +10,11 @@ use weir_tests::appliance::{API, Site, number, resolve, text};
 use crate::PYTHON;
 
 const SECRET: &str = "Bearer appliance-secret-7d1f";
-const COLUMNS: &str = "SELECT e.*, hex(e.req_sha256) AS req_sha, hex(e.resp_sha256) AS resp_sha, \
+const COLUMNS: &str = "SELECT e.process AS process, e.pid AS pid, e.job_id AS job_id, \
+    e.outcome AS outcome, e.dst_host AS dst_host, e.dst_ip AS dst_ip, e.method AS method, \
+    e.path AS path, e.query_masked AS query_masked, e.proto AS proto, e.status AS status, \
+    e.req_bytes AS req_bytes, e.resp_bytes AS resp_bytes, e.req_body AS req_body, \
+    e.resp_body AS resp_body, e.class AS class, hex(e.req_sha256) AS req_sha, hex(e.resp_sha256) AS resp_sha, \
     toString(e.exchange_id) AS id, f.argv AS argv, f.exe AS exe, f.cgroup AS cgroup, \
     f.ancestors AS ancestors, f.mode AS mode FROM exchanges e JOIN flows f ON e.flow_id = f.flow_id";
 
