@@ -6,16 +6,18 @@
 //! - on failure: logged and tried again; the data path goes on as long as the spool has room
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clickhouse::Client;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Shared;
 use crate::admin;
 use crate::record::Record;
-use crate::record::row::HeartbeatRow;
+use crate::record::row::{GapRow, HeartbeatRow};
 use crate::sink::deliver::run;
 use crate::sink::retry::Backoff;
 use crate::sink::spooled::Spooled;
@@ -24,6 +26,8 @@ use crate::spool::reader::Reader;
 
 /// Time between two heartbeat rows.
 const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// In the column `gaps.cause`.
+const CAUSE_QUARANTINE: u8 = 8;
 /// At shutdown the last segments get this long to reach ClickHouse; what does not stays spooled.
 const LAST_DELIVERY: Duration = Duration::from_secs(5);
 
@@ -90,15 +94,37 @@ async fn deliver(shared: &Shared, client: Client, source: Spooled, stop: &Cancel
 
 async fn beat(shared: &Shared, stop: &CancellationToken) {
     let mut every = tokio::time::interval(BEAT_EVERY);
+    let mut told = 0;
     loop {
         tokio::select! {
             _ = every.tick() => {}
             () = stop.cancelled() => return,
         }
+        let quarantined = shared.delivered.quarantined.load(Ordering::Relaxed);
+        if quarantined > told
+            && let Ok(permit) = shared.recorder.reserve().await
+        {
+            permit.send(Record::Gap(quarantine(shared, quarantined - told)));
+            told = quarantined;
+        }
         // Full or failed spools refuse this too; they count for themselves.
         if let Ok(permit) = shared.recorder.reserve().await {
             permit.send(Record::Heartbeat(Box::new(heartbeat(shared))));
         }
+    }
+}
+
+/// Segments were set aside: how many of their records ClickHouse has is not known.
+fn quarantine(shared: &Shared, segments: u64) -> GapRow {
+    GapRow {
+        ts: shared.seams.clock.wall().0,
+        cause: CAUSE_QUARANTINE,
+        gap_boot_id: Uuid::nil(),
+        first_seq: 0,
+        last_seq: 0,
+        records: 0,
+        bytes: 0,
+        detail: format!("{segments} segments were set aside at delivery; the log has the reasons"),
     }
 }
 
@@ -129,7 +155,7 @@ fn delivered(shared: &Shared) -> Vec<(&'static str, u64)> {
         ("sink_quarantined_total", &sink.quarantined),
     ];
     let read = |(name, n): (&'static str, &std::sync::atomic::AtomicU64)| {
-        (name, n.load(std::sync::atomic::Ordering::Relaxed))
+        (name, n.load(Ordering::Relaxed))
     };
     all.into_iter().map(read).filter(|(_, n)| *n != 0).collect()
 }
