@@ -6,8 +6,8 @@
 //! - on failure: cannot fail; counters wrap after 2^64
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Fault, Faulty};
 
@@ -121,6 +121,18 @@ impl Metrics {
             }
         }
         out
+    }
+}
+
+/// Counts the panic that unwinds through it.
+pub(crate) struct PanicCount(pub(crate) Arc<Metrics>);
+
+impl Drop for PanicCount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.flow_panics_total.inc();
+            tracing::error!("a flow panicked and was closed");
+        }
     }
 }
 

@@ -185,7 +185,7 @@ fn record(raw: &raw::Record, p: &mut Problems) -> super::Record {
 
 fn spool(raw: &raw::Spool, p: &mut Problems) -> super::Spool {
     let segment = p.size("spool.max_segment", &raw.max_segment, "64KiB", "64MiB");
-    let max_bytes = p.size("spool.max_size", &raw.max_size, "256KiB", "1TiB");
+    let max_bytes = p.size("spool.max_size", &raw.max_size, "16MiB", "1TiB");
     if max_bytes < segment.saturating_mul(4) {
         p.add("spool.max_size", "must hold at least four segments of spool.max_segment");
     }

@@ -47,7 +47,8 @@ pub fn authority(head: &Parts) -> Result<Authority, HttpError> {
 }
 
 fn parse_host(value: &HeaderValue) -> Result<Authority, HttpError> {
-    Authority::try_from(value.as_bytes()).map_err(|_| HttpError::Authority("unreadable host field"))
+    Authority::try_from(value.as_bytes())
+        .map_err(|_invalid| HttpError::Authority("unreadable host field"))
 }
 
 fn same(a: &Authority, b: &Authority, scheme: Option<&str>) -> bool {
@@ -130,14 +131,14 @@ pub fn for_upstream(
             head.version = Version::HTTP_11;
             if !head.headers.contains_key(header::HOST) {
                 let host = HeaderValue::from_str(authority.as_str())
-                    .map_err(|_| HttpError::Authority("host"))?;
+                    .map_err(|_invalid| HttpError::Authority("host"))?;
                 head.headers.insert(header::HOST, host);
             }
             // HTTP/2 may split cookies over fields; HTTP/1.1 must not (RFC 9113 section 8.2.3).
             join_cookies(&mut head.headers);
             let mut uri = http::uri::Parts::default();
             uri.path_and_query = path;
-            head.uri = Uri::from_parts(uri).map_err(|_| HttpError::Authority("target"))?;
+            head.uri = Uri::from_parts(uri).map_err(|_invalid| HttpError::Authority("target"))?;
         }
         Protocol::H2 => {
             head.version = Version::HTTP_2;
@@ -146,7 +147,7 @@ pub fn for_upstream(
             uri.scheme = scheme.parse().ok();
             uri.authority = Some(authority.clone());
             uri.path_and_query = path.or_else(|| "/".parse().ok());
-            head.uri = Uri::from_parts(uri).map_err(|_| HttpError::Authority("target"))?;
+            head.uri = Uri::from_parts(uri).map_err(|_invalid| HttpError::Authority("target"))?;
         }
     }
     Ok(())

@@ -109,7 +109,9 @@ impl Mint {
         let lifetime_us = i64::try_from(self.lifetime.as_micros()).unwrap_or(i64::MAX);
         let san = match name.parse::<IpAddr>() {
             Ok(ip) => SanType::IpAddress(ip),
-            Err(_) => SanType::DnsName(name.try_into().map_err(|_| TlsError::Name(name.into()))?),
+            Err(_) => {
+                SanType::DnsName(name.try_into().map_err(|_invalid| TlsError::Name(name.into()))?)
+            }
         };
         let mut params = CertificateParams::default();
         let mut dn = DistinguishedName::new();
