@@ -226,6 +226,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        #[expect(clippy::print_stderr, reason = "a test that fails shows what weir said")]
         if std::thread::panicking() {
             eprintln!("log of weir:\n{}", self.log());
         }

@@ -8,7 +8,6 @@
 #![cfg(feature = "privileged")]
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "a test fails by panicking, with a place; clients stamp the host's wall clock"

@@ -28,8 +28,8 @@ fn sha(bytes: &[u8]) -> String {
 }
 
 /// Bytes without a pattern that a codec could shorten.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 + seed;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -39,8 +39,9 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
+/// A client prints its process id first.
 fn pid_in(printed: &str) -> u64 {
-    printed.lines().next().unwrap_or_default().parse().expect("the client prints its pid first")
+    printed.lines().next().unwrap_or_default().parse().unwrap()
 }
 
 /// What holds for every exchange of every client.
@@ -58,7 +59,7 @@ fn check(site: &Site, row: &Value, job: &str, process: &str, pid: u64) {
 #[test]
 fn curl_gets_its_bytes_and_is_recorded() {
     let site = Site::up("");
-    let body = noise(300_000);
+    let body = noise(0, 300_000);
     std::fs::write(site.path("body"), &body).unwrap();
     for (option, proto) in [("--http1.1", "h1"), ("--http2", "h2")] {
         let job = format!("curl-{proto}");
@@ -116,26 +117,22 @@ fn git_clones_and_pushes() {
     let site = Site::up("");
     let work = site.show("work");
     let url = format!("https://{API}/git/repo.git");
-    let http1 = ["-c", "http.version=HTTP/1.1"];
     let clone = format!("echo $$; exec git clone --quiet {url} {work}");
     let cloned = pid_in(&site.run("clone", &["sh", "-c", &clone]));
-    std::fs::write(site.path("work/noise"), noise(3 << 20)).unwrap();
-    git(&site.path("work"), &["add", "."]);
-    let author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"];
-    git(&site.path("work"), &[&author[..], &["commit", "--quiet", "-m", "add noise"]].concat());
-    let push = format!(
-        "echo $$; exec git {} -C {work} push --quiet origin HEAD:refs/heads/main",
-        http1.join(" ")
-    );
-    let pushed = pid_in(&site.run("push", &["sh", "-c", &push]));
-    let head = git(&site.path("work"), &["rev-parse", "HEAD"]);
-    assert_eq!(head, git(&site.path("git/repo.git"), &["rev-parse", "refs/heads/main"]));
+    let mut pushes = Vec::new();
+    for (job, version, proto, seed) in
+        [("push-h1", "HTTP/1.1", "h1", 1), ("push-h2", "HTTP/2", "h2", 2)]
+    {
+        pushes.push((job, proto, push(&site, job, version, seed)));
+    }
     git(&site.path("git/repo.git"), &["fsck", "--strict"]);
     let again = format!("echo $$; exec git clone --quiet {url} {work}-2");
     let second = pid_in(&site.run("again", &["sh", "-c", &again]));
-    assert_eq!(std::fs::read(site.path("work-2/noise")).unwrap(), noise(3 << 20));
+    assert_eq!(std::fs::read(site.path("work-2/noise")).unwrap(), noise(2, 3 << 20));
 
-    for (job, pid, least) in [("clone", cloned, 1), ("push", pushed, 2), ("again", second, 2)] {
+    let pushed = pushes.iter().map(|(job, _, pid)| (*job, *pid, 3));
+    for (job, pid, least) in [("clone", cloned, 1), ("again", second, 3)].into_iter().chain(pushed)
+    {
         let rows = exchanges(&site, job, least);
         for row in &rows {
             // git talks through a helper process, whose pid only the kernel knows.
@@ -147,14 +144,33 @@ fn git_clones_and_pushes() {
             assert_eq!(number(&row["status"]), 200);
         }
     }
-    let push = exchanges(&site, "push", 2);
-    let large = push.iter().max_by_key(|row| number(&row["req_bytes"])).unwrap();
-    assert!(number(&large["req_bytes"]) > 3 << 20, "{large:#}");
-    assert_eq!(
-        (large["path"].as_str(), large["proto"].as_str(), large["req_body"].as_str()),
-        (Some("/git/repo.git/git-receive-pack"), Some("h1"), Some("truncated"))
+    for (job, proto, _) in pushes {
+        let rows = exchanges(&site, job, 3);
+        let large = rows.iter().max_by_key(|row| number(&row["req_bytes"])).unwrap();
+        assert!(number(&large["req_bytes"]) > 3 << 20, "{large:#}");
+        assert_eq!(large["path"], "/git/repo.git/git-receive-pack");
+        assert_eq!((&large["proto"], &large["req_body"]), (&proto.into(), &"truncated".into()));
+        assert_ne!(large["req_sha"], "0".repeat(64));
+    }
+}
+
+/// Commits 3 MiB that do not compress, pushes them, and answers git's pid.
+fn push(site: &Site, job: &str, version: &str, seed: u64) -> u64 {
+    let work = site.path("work");
+    std::fs::write(work.join("noise"), noise(seed, 3 << 20)).unwrap();
+    git(&work, &["add", "."]);
+    let author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"];
+    git(&work, &[&author[..], &["commit", "--quiet", "-m", "add noise"]].concat());
+    let script = format!(
+        "echo $$; exec git -c http.version={version} -C {} push --quiet origin \
+         HEAD:refs/heads/main",
+        work.display()
     );
-    assert_ne!(large["req_sha"], "0".repeat(64));
+    let pid = pid_in(&site.run(job, &["sh", "-c", &script]));
+    let head = git(&work, &["rev-parse", "HEAD"]);
+    let there = git(&site.path("git/repo.git"), &["rev-parse", "refs/heads/main"]);
+    assert_eq!(head, there);
+    pid
 }
 
 fn git(directory: &Path, arguments: &[&str]) -> String {
