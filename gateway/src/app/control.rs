@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Shared;
-use crate::admin;
+use crate::admin::{self, Answer};
 use crate::record::Record;
 use crate::record::row::{GapRow, HeartbeatRow};
 use crate::sink::deliver::run;
 use crate::sink::retry::Backoff;
 use crate::sink::spooled::Spooled;
-use crate::sink::{ClickHouseSink, migrate};
+use crate::sink::{ClickHouseSink, SinkError, migrate};
 use crate::spool::reader::Reader;
 
 /// Time between two heartbeat rows.
@@ -69,9 +69,20 @@ async fn serve(shared: &Arc<Shared>, client: Client, stop: &CancellationToken) {
 async fn deliver(shared: &Shared, client: Client, source: Spooled, stop: &CancellationToken) {
     let database = &shared.config.store.database;
     let mut backoff = Backoff::default();
-    while let Err(error) = migrate(&client, database).await {
+    loop {
+        let error = match migrate(&client, database).await {
+            Ok(_) => break,
+            // Rows name their columns, so that an older gateway of a fleet can go on.
+            Err(error @ SinkError::NewerSchema { .. }) => {
+                tracing::warn!(%error, "delivering to a newer schema");
+                break;
+            }
+            Err(error) => error,
+        };
         let pause = backoff.after_failure();
-        if backoff.failures() == 1 {
+        if !error.retryable() {
+            tracing::error!(%error, "records stay in the spool until this is repaired");
+        } else if backoff.failures() == 1 {
             tracing::warn!(%error, "clickhouse is not ready; records wait in the spool");
         }
         tokio::select! {
@@ -157,7 +168,8 @@ fn delivered(shared: &Shared) -> Vec<(&'static str, u64)> {
     let read = |(name, n): (&'static str, &std::sync::atomic::AtomicU64)| {
         (name, n.load(Ordering::Relaxed))
     };
-    all.into_iter().map(read).filter(|(_, n)| *n != 0).collect()
+    let bodies = ("record_bodies_without_memory", shared.recorder.body_budget().refused());
+    all.into_iter().map(read).chain([bodies]).filter(|(_, n)| *n != 0).collect()
 }
 
 /// Resident memory from proc_pid_statm(5), 0 where it cannot be read.
@@ -169,14 +181,17 @@ fn resident_bytes() -> u64 {
     pages.unwrap_or_default() * page
 }
 
-fn answer(shared: &Shared, path: &str) -> Option<String> {
+fn answer(shared: &Shared, path: &str) -> Answer {
     match path {
-        "/health" => Some("ok\n".into()),
+        "/health" => match shared.recorder.health() {
+            Ok(()) => Answer::Ok("ok\n".into()),
+            Err(error) => Answer::Unhealthy(format!("new flows are refused: {error}\n")),
+        },
         "/metrics" => {
             let mut more = shared.recorder.stats().snapshot();
             more.extend(delivered(shared));
-            Some(shared.metrics.prometheus(&more))
+            Answer::Ok(shared.metrics.prometheus(&more))
         }
-        _ => None,
+        _ => Answer::NotFound,
     }
 }

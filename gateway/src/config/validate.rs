@@ -199,10 +199,14 @@ fn spool(raw: &raw::Spool, p: &mut Problems) -> super::Spool {
 }
 
 fn store(raw: &raw::Store, p: &mut Problems) -> super::Store {
-    if let Some(url) = &raw.url
-        && !(url.starts_with("http://") || url.starts_with("https://"))
-    {
-        p.add("store.url", format!("{url:?} does not begin with http:// or https://"));
+    match &raw.url {
+        Some(url) if url.starts_with("https://") => {
+            p.add("store.url", "https:// is not supported yet; use http:// on a trusted network");
+        }
+        Some(url) if !url.starts_with("http://") => {
+            p.add("store.url", format!("{url:?} does not begin with http://"));
+        }
+        _ => {}
     }
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if raw.database.is_empty() || !raw.database.chars().all(word) {
