@@ -8,7 +8,6 @@
 //! Everything is named after this process and a counter, so that runs do not meet.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -207,6 +206,11 @@ impl Site {
         })
     }
 
+    /// Signals `weir up` itself; stopped, it starts nothing again.
+    pub fn signal_up(&self, what: Signal) {
+        signal(self.up.as_ref().unwrap().id(), what);
+    }
+
     /// `kill -9` of a part; answers its process id.
     pub fn kill_part(&self, name: &str) -> u32 {
         let pid = self.part(name).unwrap_or_else(|| panic!("no {name} runs: {}", self.log()));
@@ -260,11 +264,6 @@ pub fn text(output: &Output) -> String {
 pub fn number(value: &Value) -> u64 {
     let quoted = || value.as_str().and_then(|text| text.parse().ok());
     value.as_u64().or_else(quoted).unwrap_or_else(|| panic!("{value} is no number"))
-}
-
-/// Where a captured client must go: the origin's address for `curl --resolve`.
-pub fn resolve(address: Ipv4Addr) -> String {
-    format!("{API}:443:{}", SocketAddr::from((address, 443)).ip())
 }
 
 fn pid_of(pid: u32) -> Pid {

@@ -159,6 +159,11 @@ async fn watch(
 
 /// Starts `weir NAME` and waits until its socket answers.
 async fn start(name: &'static str, context: &Context, socket: &Path) -> Result<Part, CliError> {
+    // Its answer would pass for our child's, and at the end we would detach what is not ours.
+    if UnixStream::connect(socket).await.is_ok() {
+        let text = format!("weir {name} is running already: {} answers", socket.display());
+        return Err(CliError::Failed(text));
+    }
     let exe = std::env::current_exe()?;
     let mut command = Command::new(exe);
     command.arg(name).arg("--with-parent").stdin(Stdio::null()).kill_on_drop(true);

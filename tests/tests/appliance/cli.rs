@@ -1,5 +1,6 @@
 //! What the commands answer when things are well, and when they are not.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use weir_tests::appliance::{API, Site, text, wait_for};
 
@@ -13,10 +14,11 @@ fn doctor_names_what_is_down() {
     let site = Site::up("");
     let well = site.said(&["doctor"]);
     assert!(well.contains("healthy") && well.contains("ClickHouse 2"), "{well}");
-    // Until it is started again.
-    site.kill_part("store");
-    let output = site.ask(&["doctor"]);
-    let lines = text(&output);
+    site.signal_up(Signal::SIGSTOP);
+    let killed = site.kill_part("store");
+    let lines = text(&site.ask(&["doctor"]));
+    site.signal_up(Signal::SIGCONT);
+    site.wait_restarted("store", killed);
     assert!(lines.contains("start it (`weir up` or `weir store`)"), "{lines}");
 }
 

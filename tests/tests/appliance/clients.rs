@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use weir_tests::appliance::{API, Site, number, resolve, text};
+use weir_tests::appliance::{API, Site, number, text};
 
 use crate::PYTHON;
 
@@ -64,9 +64,9 @@ fn curl_gets_its_bytes_and_is_recorded() {
     for (option, proto) in [("--http1.1", "h1"), ("--http2", "h2")] {
         let job = format!("curl-{proto}");
         let script = format!(
-            "echo $$; exec curl -sSf {option} --resolve {} -H 'authorization: {SECRET}' \
+            "echo $$; exec curl -sSf {option} --resolve {API}:443:{} -H 'authorization: {SECRET}' \
              --data-binary @{} -o {} 'https://{API}/echo?a=1'",
-            resolve(site.network.inside),
+            site.network.inside,
             site.show("body"),
             site.show("out"),
         );
