@@ -43,7 +43,6 @@ struct Part {
 /// When a part cannot be started.
 pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
     let config = context.config()?;
-    refuse_second(&config).await?;
     let (captured, adopted) = attach::attach_or_adopt(&config)?;
     let how = if adopted { "taken over at" } else { "attached to" };
     writeln!(out, "capture   {how} {}", captured.display())?;
@@ -91,18 +90,6 @@ async fn serve(
         finish(part).await;
     }
     result
-}
-
-/// The sockets of a running weir would answer for the parts that are about to start.
-async fn refuse_second(config: &Config) -> Result<(), CliError> {
-    let embedded = config.store.url.is_none().then_some(&config.store.socket);
-    for socket in embedded.into_iter().chain([&config.admin.socket]) {
-        if UnixStream::connect(socket).await.is_ok() {
-            let text = format!("weir is up already: {} answers", socket.display());
-            return Err(CliError::Failed(text));
-        }
-    }
-    Ok(())
 }
 
 /// SIGINT and SIGTERM.
