@@ -49,6 +49,8 @@ const PRIVILEGED: [&str; 3] = ["kernel", "store", "appliance"];
 
 /// Suites of `weir-tests`; `only` selects the test targets whose name begins with it.
 fn privileged(only: Option<&str>) -> Result<()> {
+    // `cargo test` of one package does not build another one's binary, which these suites start.
+    sh::run(&mut sh::cargo(&["build", "-p", "weir-gateway", "-p", "weir-tests", "--bins"]))?;
     let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
     match only {
         Some(name) => command.args(["--test", &format!("{name}*")]),
