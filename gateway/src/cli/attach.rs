@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::{CliError, Context};
 use crate::capture::cgroup;
-use crate::capture::loader::{self, AttachSpec};
+use crate::capture::loader::{self, AttachSpec, LayerState};
 use crate::config::Config;
 
 /// Arguments of `weir attach` and `weir detach`.
@@ -22,7 +22,7 @@ pub struct Args {}
 /// # Errors
 /// When the kernel cannot capture, or something is attached already.
 pub fn run_attach(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
-    let captured = attach(&context.config()?)?;
+    let captured = attach(&context.config()?, true)?;
     writeln!(out, "attached to {}", captured.display())?;
     writeln!(out, "until the gateway runs, connections of its processes are refused")?;
     Ok(())
@@ -41,8 +41,9 @@ pub fn run_detach(_args: &Args, context: &Context, out: &mut dyn Write) -> Resul
     Ok(())
 }
 
-/// Attaches as configured and answers the captured cgroup's directory.
-pub(super) fn attach(config: &Config) -> Result<PathBuf, CliError> {
+/// Attaches as configured and answers the captured cgroup's directory. With `upgrade`, what is
+/// attached already is replaced in place; without, that is an error.
+pub(super) fn attach(config: &Config, upgrade: bool) -> Result<PathBuf, CliError> {
     let mount = cgroup::mount()?;
     let spec = AttachSpec {
         captured: mount.join(&config.capture.cgroup),
@@ -50,10 +51,23 @@ pub(super) fn attach(config: &Config) -> Result<PathBuf, CliError> {
         gateway_port: config.gateway.port,
         pin_dir: config.capture.pin_dir.clone(),
         exclude: config.capture.exclude.clone(),
+        addresses: config.gateway.addresses,
+        allow_dns: config.capture.allow_dns,
+        devices: config.capture.devices.clone(),
+        nftables: config.capture.nftables,
+        upgrade,
     };
     let attached = loader::attach(&spec)?;
     if let Some(mounted) = attached.bpffs_mounted {
         tracing::info!(path = %mounted.display(), "mounted bpffs");
+    }
+    if attached.upgraded {
+        tracing::info!("replaced the programs of an attached capture");
+    }
+    for layer in loader::layers(&spec.pin_dir)? {
+        if let LayerState::Unavailable(reason) = layer.state {
+            tracing::warn!(layer = layer.name, %reason, "layer is not active");
+        }
     }
     Ok(spec.captured)
 }

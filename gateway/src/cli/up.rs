@@ -43,7 +43,8 @@ struct Part {
 /// When a part cannot be started.
 pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
     let config = context.config()?;
-    let attached = attach::attach(&config)?;
+    // Never over another's capture: it would be detached at our end.
+    let attached = attach::attach(&config, false)?;
     writeln!(out, "capture   attached to {}", attached.display())?;
     let served = serve(context, &config, out).await;
     let detached = crate::capture::loader::detach(&config.capture.pin_dir)?;
