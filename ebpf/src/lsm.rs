@@ -45,7 +45,8 @@ pub fn weir_lsm_sendmsg(ctx: LsmContext) -> i32 {
     check_socket(ctx.arg::<*const u8>(0) as u64, Counter::LsmSendRefused)
 }
 
-/// A captured task uses only sockets that were made inside: on others there are no hooks.
+/// A captured task uses only sockets that were made inside: on others there are no hooks. Sockets of
+/// other families may be older than the hooks.
 #[inline(always)]
 fn check_socket(socket: u64, refused: Counter) -> i32 {
     let Some(config) = captured() else {
@@ -67,6 +68,9 @@ fn is_foreign(socket: u64, config: &Config) -> Option<bool> {
     let family: u16 = read_kernel(sk + lsm_offset!(sock_family))?;
     if matches!(family, AF_UNIX | AF_NETLINK) {
         return Some(false);
+    }
+    if !matches!(family, FAMILY_V4 | FAMILY_V6) {
+        return Some(true);
     }
     let cgroup: u64 = read_kernel(sk + lsm_offset!(sock_cgroup))?;
     let level: u32 = read_kernel(cgroup + lsm_offset!(cgroup_level))?;

@@ -32,9 +32,9 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
         })?;
     }
     match suite {
-        Suite::Kernel => sh::step("kernel tests", || privileged(Some("kernel")))?,
-        Suite::Store => sh::step("store tests", || privileged(Some("store")))?,
-        Suite::All => sh::step("privileged tests", || privileged(None))?,
+        Suite::Kernel => sh::step("kernel tests", || privileged(&["kernel", "bypass"], true))?,
+        Suite::Store => sh::step("store tests", || privileged(&["store"], false))?,
+        Suite::All => sh::step("privileged tests", || privileged(&[], false))?,
         Suite::Host | Suite::Demo => {}
     }
     if all || suite == Suite::Demo {
@@ -44,12 +44,19 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
     Ok(())
 }
 
-/// Suites of `weir-tests`; `only` selects the test targets whose name begins with it.
-fn privileged(only: Option<&str>) -> Result<()> {
+/// Suites of `weir-tests`: the test targets whose names begin so, or all. `shown` lets them print,
+/// the table of ways past the capture among other things.
+fn privileged(only: &[&str], shown: bool) -> Result<()> {
     let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
-    match only {
-        Some(name) => command.args(["--test", &format!("{name}*")]),
-        None => command.arg("--tests"),
-    };
-    sh::run(command.args(["--", "--test-threads=1"]))
+    for name in only {
+        command.args(["--test", &format!("{name}*")]);
+    }
+    if only.is_empty() {
+        command.arg("--tests");
+    }
+    command.args(["--", "--test-threads=1"]);
+    if shown {
+        command.arg("--nocapture");
+    }
+    sh::run(&mut command)
 }

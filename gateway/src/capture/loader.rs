@@ -59,6 +59,8 @@ pub struct AttachSpec {
     pub devices: Vec<String>,
     /// Whether nftables guards this network namespace, too.
     pub nftables: bool,
+    /// Whether security hooks are used where the kernel has them.
+    pub lsm: bool,
     /// Whether an attached capture of the same cgroups and port is replaced in place.
     pub upgrade: bool,
 }
@@ -296,6 +298,7 @@ fn attach_programs(object: &mut Ebpf, spec: &AttachSpec) -> Result<(), CaptureEr
     programs::attach(object, &open(&spec.captured)?, &open(&spec.gateway)?, pin_dir)?;
     let whole = whole_hierarchy()?;
     let lsm = whole.clone().and_then(|()| match btf::running_kernel() {
+        _ if !spec.lsm => Err("not asked for".into()),
         Ok((_, Some(_))) => programs::attach_lsm(object, pin_dir),
         _ => Err("the kernel lacks cgroup.ancestors".into()),
     });

@@ -55,6 +55,7 @@ pub(super) fn attach(config: &Config, upgrade: bool) -> Result<PathBuf, CliError
         allow_dns: config.capture.allow_dns,
         devices: config.capture.devices.clone(),
         nftables: config.capture.nftables,
+        lsm: true,
         upgrade,
     };
     let attached = loader::attach(&spec)?;

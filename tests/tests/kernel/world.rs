@@ -57,6 +57,7 @@ impl Places {
             // Neither devices nor the packet filter of the host that runs the tests.
             devices: Vec::new(),
             nftables: false,
+            lsm: true,
             upgrade: false,
         }
     }
