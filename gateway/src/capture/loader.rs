@@ -222,26 +222,37 @@ fn write_maps(
     HashMap::<_, u64, Listener>::try_from(map(object, "NETNS")?)
         .and_then(|mut map| map.insert(cookie, listener, 0))
         .map_err(|error| failed("NETNS", &error))?;
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for net in &spec.exclude {
         let len = u32::from(net.prefix_len);
         match net.addr {
-            IpAddr::V4(addr) => {
-                let key = Key::new(len, u32::from_ne_bytes(addr.octets()));
-                exclude(object, "EXCLUDE_V4", &key)?;
-            }
-            IpAddr::V6(addr) => {
-                let key = Key::new(len, words(addr.octets()));
-                exclude(object, "EXCLUDE_V6", &key)?;
-            }
+            IpAddr::V4(addr) => v4.push((len, u32::from_ne_bytes(addr.octets()))),
+            IpAddr::V6(addr) => v6.push((len, words(addr.octets()))),
+        }
+    }
+    exclude(object, "EXCLUDE_V4", &v4)?;
+    exclude(object, "EXCLUDE_V6", &v6)
+}
+
+/// Puts in what is missing before it takes out what an earlier attach left.
+fn exclude<K: Pod + PartialEq>(
+    object: &mut Ebpf,
+    name: &str,
+    wanted: &[(u32, K)],
+) -> Result<(), CaptureError> {
+    let failed = |error: &dyn std::error::Error| bpf(format!("writing {name}"), error);
+    let mut map = LpmTrie::<_, K, u32>::try_from(map(object, name)?).map_err(|e| failed(&e))?;
+    for (len, data) in wanted {
+        map.insert(&Key::new(*len, *data), 1, 0).map_err(|e| failed(&e))?;
+    }
+    let found: Vec<Key<K>> = map.keys().filter_map(Result::ok).collect();
+    for key in found {
+        let data = key.data();
+        if !wanted.iter().any(|(len, addr)| *len == key.prefix_len() && *addr == data) {
+            map.remove(&key).map_err(|e| failed(&e))?;
         }
     }
     Ok(())
-}
-
-fn exclude<K: Pod>(object: &mut Ebpf, name: &str, key: &Key<K>) -> Result<(), CaptureError> {
-    LpmTrie::<_, K, u32>::try_from(map(object, name)?)
-        .and_then(|mut map| map.insert(key, 1, 0))
-        .map_err(|error| bpf(format!("writing {name}"), &error))
 }
 
 /// The bytes of an address, in words that keep their order in memory.
@@ -302,9 +313,15 @@ fn attach_programs(object: &mut Ebpf, spec: &AttachSpec) -> Result<(), CaptureEr
         Ok((_, Some(_))) => programs::attach_lsm(object, pin_dir),
         _ => Err("the kernel lacks cgroup.ancestors".into()),
     });
+    if !spec.lsm {
+        programs::remove_lsm(pin_dir);
+    }
     layers::note(pin_dir, layers::LSM, lsm)?;
     let devices =
         whole.clone().and_then(|()| programs::attach_devices(object, &spec.devices, pin_dir));
+    if spec.devices.is_empty() {
+        programs::remove_devices(pin_dir);
+    }
     layers::note(pin_dir, layers::DEVICES, devices)?;
     let guard = nft::Guard {
         pin_dir,

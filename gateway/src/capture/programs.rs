@@ -137,13 +137,28 @@ pub(super) fn attach_lsm(object: &mut Ebpf, pin_dir: &Path) -> Result<(), String
         let program = program_fd(object, name).map_err(|error| error.to_string())?;
         if let Err(error) = link(program, Target::Whole, LSM_MAC, &pin_dir.join(name)) {
             // All of them or none: half a layer would be reported as a whole one.
-            for (name, _) in LSM {
-                drop(std::fs::remove_file(pin_dir.join(name)));
-            }
+            remove_lsm(pin_dir);
             return Err(format!("attaching {name}: {error}"));
         }
     }
     Ok(())
+}
+
+/// Removes the security hooks, if there are any.
+pub(super) fn remove_lsm(pin_dir: &Path) {
+    for (name, _) in LSM {
+        // Missing is what was wanted.
+        drop(std::fs::remove_file(pin_dir.join(name)));
+    }
+}
+
+/// Removes the packet filters from all devices.
+pub(super) fn remove_devices(pin_dir: &Path) {
+    for entry in std::fs::read_dir(pin_dir).into_iter().flatten().flatten() {
+        if is_device_pin(&entry.file_name().to_string_lossy()) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
 }
 
 /// Asked for beforehand, because the attach itself would succeed: the hooks would never run.

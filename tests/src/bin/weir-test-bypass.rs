@@ -242,12 +242,55 @@ fn run(attempt: &str, place: &Place) -> io::Result<()> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
             tcp(&far(443))
         }
+        "hold" => inside().and_then(|()| hold()),
+        "churn" => inside().and_then(|()| churn()),
         "bind-gateway-port" => inside().and_then(|()| {
             // Not while it listens: what is tried is to be there first.
             UdpSocket::bind("127.0.0.1:15443").map(drop)
         }),
         _ => Err(io::Error::other("unknown attempt")),
     }
+}
+
+/// Holds as many connections as there are source ports for.
+fn hold() -> io::Result<()> {
+    // Sockets spread over the gateway's addresses by chance: some find theirs full.
+    const TRIES: usize = 2000;
+    let mut held = Vec::new();
+    for _ in 0..TRIES {
+        let socket = stream()?;
+        match socket.connect(&addr(&far(443))) {
+            Ok(()) => held.push(socket),
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    println_json(&json!({ "held": held.len() }))?;
+    io::stdin().lock().read_exact(&mut [0]).map(drop)
+}
+
+/// Connects again and again, until standard input ends; each time the gateway closes first.
+fn churn() -> io::Result<()> {
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let end = std::sync::Arc::clone(&ended);
+    std::thread::spawn(move || {
+        drop(io::stdin().lock().read_exact(&mut [0]));
+        end.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    println_json(&json!("ready"))?;
+    let (mut connected, mut failed) = (0_u64, 0_u64);
+    while !ended.load(std::sync::atomic::Ordering::SeqCst) {
+        let socket = stream()?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let done = socket
+            .connect_timeout(&addr(&far(443)), Duration::from_secs(5))
+            .and_then(|()| (&socket).read(&mut [0]));
+        match done {
+            Ok(_) => connected += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    println_json(&json!({ "connected": connected, "failed": failed }))
 }
 
 fn join(place: &Place) -> io::Result<()> {
@@ -377,6 +420,7 @@ fn dissolve(socket: &Socket) -> io::Result<()> {
 
 /// A cooperating process outside prepares a socket and passes it to us inside.
 #[expect(unsafe_code, reason = "forks, and takes over a descriptor that was passed")]
+#[expect(clippy::exit, reason = "a forked child must not run what its parent does next")]
 fn passed(
     place: &Place,
     prepare: impl FnOnce(&Socket) -> io::Result<()>,
@@ -415,6 +459,7 @@ fn passed(
 
 /// A daemon outside that connects for whoever asks.
 #[expect(unsafe_code, reason = "forks")]
+#[expect(clippy::exit, reason = "a forked child must not run what its parent does next")]
 fn unix_proxy(place: &Place) -> io::Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("proxy");

@@ -1,8 +1,10 @@
 //! Layers as such: what they report, and that they notice when they stop working.
 
+use weir_gateway::capture::CaptureError;
 use weir_gateway::capture::cgroup;
 use weir_gateway::capture::loader::{self, LayerState};
 use weir_gateway::capture::maps;
+use weir_gateway::config::Net;
 
 use crate::world::{Outcome, World};
 
@@ -58,6 +60,41 @@ fn dns_leaves_only_while_it_is_allowed() {
     assert!(loader::attach(&spec).unwrap().upgraded);
     let outcome = world.judge(world.start("udp-sendto-53"), false);
     assert_eq!(outcome, Outcome::Refused(i64::from(libc::EPERM)));
+}
+
+#[test]
+fn exclusions_follow_an_upgrade() {
+    let world = World::new("exclude");
+    let mut spec = world.spec();
+    let loopback_only = spec.exclude.clone();
+    spec.exclude.push(Net { addr: [203, 0, 113, 99].into(), prefix_len: 24 });
+    spec.nftables = true;
+    world.attach(&spec);
+    spec.upgrade = true;
+    for (attempt, counted) in [("udp-sendto-5000", "egress_excluded"), ("tcp4", "connect_excluded")]
+    {
+        assert_eq!(world.judge(world.start(attempt), false), Outcome::Leaked, "{attempt}");
+        assert!(counter(&world, counted) > 0, "{counted}");
+    }
+    spec.exclude = loopback_only;
+    assert!(loader::attach(&spec).unwrap().upgraded);
+    let refused = Outcome::Refused(i64::from(libc::EPERM));
+    assert_eq!(world.judge(world.start("udp-sendto-5000"), false), refused);
+    assert_eq!(world.judge(world.start("tcp4"), false), Outcome::Captured);
+}
+
+/// Another port is another capture: upgrades are for what stays where it is.
+#[test]
+fn only_the_same_capture_is_upgraded() {
+    let world = World::new("same");
+    let mut spec = world.spec();
+    world.attach(&spec);
+    let refused = |spec| matches!(loader::attach(spec), Err(CaptureError::AlreadyAttached(_)));
+    assert!(refused(&spec), "not asked for");
+    spec.upgrade = true;
+    spec.gateway_port += 1;
+    assert!(refused(&spec), "another port");
+    assert_eq!(world.judge(world.start("tcp4"), false), Outcome::Captured);
 }
 
 #[test]

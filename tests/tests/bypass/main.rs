@@ -20,4 +20,5 @@ mod layers;
 mod net;
 mod rows;
 mod table;
+mod upgrade;
 mod world;

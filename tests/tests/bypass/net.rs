@@ -128,7 +128,7 @@ fn tid(namespace: &std::path::Path) -> String {
 
 /// A thread in a namespace of its own, and the path of that namespace.
 fn spawn(run: impl FnOnce() + Send + 'static) -> (PathBuf, JoinHandle<()>) {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     let handle = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         assert_own_namespace();

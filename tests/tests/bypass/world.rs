@@ -47,7 +47,7 @@ pub(crate) struct World {
     top: PathBuf,
     gateway: PathBuf,
     home: PathBuf,
-    listeners: Vec<TcpListener>,
+    pub(crate) listeners: Vec<TcpListener>,
     tmp: tempfile::TempDir,
 }
 
@@ -122,7 +122,7 @@ impl World {
             std::thread::sleep(SETTLE);
             let before = self.net.seen();
             // It may have been aborted already, which its answer tells.
-            drop(attempt.child.stdin.take().unwrap().write_all(b"x"));
+            attempt.go();
             before
         } else {
             self.net.seen()
@@ -192,11 +192,16 @@ impl Attempt {
         if said == "ready" { Ok(()) } else { Err(said["errno"].as_i64().unwrap()) }
     }
 
+    /// Ends what it waits for.
+    pub(crate) fn go(&mut self) {
+        drop(self.child.stdin.take().unwrap().write_all(b"x"));
+    }
+
     fn answer(&mut self) -> i64 {
         self.line()["errno"].as_i64().unwrap_or_else(|| panic!("{}: no errno", self.name))
     }
 
-    fn line(&mut self) -> serde_json::Value {
+    pub(crate) fn line(&mut self) -> serde_json::Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line)
