@@ -177,7 +177,7 @@ fn excluded(addr: [u32; 4]) -> bool {
 }
 
 #[inline(always)]
-fn user_addr(ctx: *mut bpf_sock_addr, family: u16) -> [u32; 4] {
+pub(crate) fn user_addr(ctx: *mut bpf_sock_addr, family: u16) -> [u32; 4] {
     if family == FAMILY_V4 {
         return addr::map_v4(field!((*ctx).user_ip4));
     }
@@ -190,7 +190,7 @@ fn user_addr(ctx: *mut bpf_sock_addr, family: u16) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn set_user_addr6(ctx: *mut bpf_sock_addr, addr: [u32; 4]) {
+pub(crate) fn set_user_addr6(ctx: *mut bpf_sock_addr, addr: [u32; 4]) {
     set_field!((*ctx).user_ip6[0], addr[0]);
     set_field!((*ctx).user_ip6[1], addr[1]);
     set_field!((*ctx).user_ip6[2], addr[2]);
@@ -199,6 +199,6 @@ fn set_user_addr6(ctx: *mut bpf_sock_addr, addr: [u32; 4]) {
 
 /// The destination port in host byte order; the context holds it in network order in 32 bits.
 #[inline(always)]
-fn user_port(ctx: *mut bpf_sock_addr) -> u16 {
+pub(crate) fn user_port(ctx: *mut bpf_sock_addr) -> u16 {
     u16::from_be(field!((*ctx).user_port) as u16)
 }

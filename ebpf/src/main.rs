@@ -12,6 +12,7 @@
 #![no_main]
 
 mod connect;
+mod dns;
 mod egress;
 mod lsm;
 mod maps;

@@ -32,8 +32,18 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// Every map of the object, pinned under its own name.
-const MAPS: [&str; 8] =
-    ["CONFIG", "NETNS", "EXCLUDE_V4", "EXCLUDE_V6", "TUPLES", "COUNTERS", "CLIENT", "SERVER"];
+const MAPS: [&str; 10] = [
+    "CONFIG",
+    "NETNS",
+    "EXCLUDE_V4",
+    "EXCLUDE_V6",
+    "TUPLES",
+    "COUNTERS",
+    "CLIENT",
+    "SERVER",
+    "DNS",
+    "DNS_SERVER",
+];
 
 /// What to attach, and where.
 #[derive(Clone, Debug)]
@@ -53,6 +63,9 @@ pub struct AttachSpec {
     /// How many addresses from 127.0.0.1 on the gateway listens on, 1 to
     /// [`weir_ebpf_common::MAX_ADDRESSES`].
     pub addresses: u16,
+    /// Port of the gateway's resolver on 127.0.0.1 and ::1, which gets what is sent to port 53 of
+    /// any server; 0 leaves DNS alone.
+    pub dns_port: u16,
     /// Whether UDP to port 53 may leave.
     pub allow_dns: bool,
     /// Devices of this network namespace that get a packet filter; `*` is all but loopback.
@@ -222,6 +235,9 @@ fn write_maps(
     HashMap::<_, u64, Listener>::try_from(map(object, "NETNS")?)
         .and_then(|mut map| map.insert(cookie, listener, 0))
         .map_err(|error| failed("NETNS", &error))?;
+    Array::<_, u32>::try_from(map(object, "DNS")?)
+        .and_then(|mut map| map.set(0, u32::from(spec.dns_port), 0))
+        .map_err(|error| failed("DNS", &error))?;
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for net in &spec.exclude {
         let len = u32::from(net.prefix_len);

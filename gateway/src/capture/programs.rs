@@ -39,7 +39,7 @@ const fn hook(name: &'static str, side: Side, attach_type: u32) -> Hook {
 }
 
 /// In the order of attachment. `connect` comes last: until then nothing is redirected.
-const HOOKS: [Hook; 13] = [
+const HOOKS: [Hook; 21] = [
     hook("weir_server", Side::Gateway, 3),
     hook("weir_client", Side::Captured, 3),
     hook("weir_create", Side::Captured, 2),
@@ -51,6 +51,15 @@ const HOOKS: [Hook; 13] = [
     hook("weir_sendmsg4", Side::Captured, 14),
     hook("weir_sendmsg6", Side::Captured, 15),
     hook("weir_egress", Side::Captured, 1),
+    // Before `connect` and after it in the way back: they take port 53 away from it.
+    hook("weir_dns_peer4", Side::Captured, 29),
+    hook("weir_dns_peer6", Side::Captured, 30),
+    hook("weir_dns_recvmsg4", Side::Captured, 19),
+    hook("weir_dns_recvmsg6", Side::Captured, 20),
+    hook("weir_dns_sendmsg4", Side::Captured, 14),
+    hook("weir_dns_sendmsg6", Side::Captured, 15),
+    hook("weir_dns_connect4", Side::Captured, 10),
+    hook("weir_dns_connect6", Side::Captured, 11),
     hook("weir_connect4", Side::Captured, 10),
     hook("weir_connect6", Side::Captured, 11),
 ];
@@ -72,9 +81,14 @@ pub(super) fn pins_of(layer: &str) -> Vec<&'static str> {
         HOOKS.iter().map(|hook| hook.name).filter(wanted).collect()
     };
     match layer {
-        layers::REDIRECT => {
-            named(&["weir_server", "weir_client", "weir_peername", "weir_sendmsg", "weir_connect"])
-        }
+        layers::REDIRECT => named(&[
+            "weir_server",
+            "weir_client",
+            "weir_peername",
+            "weir_sendmsg",
+            "weir_connect",
+            "weir_dns",
+        ]),
         layers::EGRESS => named(&["weir_egress"]),
         layers::SOCKET => named(&["weir_create", "weir_bind", "weir_setsockopt"]),
         layers::LSM => LSM.iter().map(|(program, _)| *program).collect(),

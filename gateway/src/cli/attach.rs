@@ -52,6 +52,8 @@ pub(super) fn attach(config: &Config, upgrade: bool) -> Result<PathBuf, CliError
         pin_dir: config.capture.pin_dir.clone(),
         exclude: config.capture.exclude.clone(),
         addresses: config.gateway.addresses,
+        // No resolver in the gateway yet.
+        dns_port: 0,
         allow_dns: config.capture.allow_dns,
         devices: config.capture.devices.clone(),
         nftables: config.capture.nftables,

@@ -89,6 +89,7 @@ impl World {
             pin_dir: self.pin_dir.clone(),
             exclude: vec![Range { addr: Ipv4Addr::new(127, 0, 0, 0).into(), prefix_len: 8 }],
             addresses: ADDRESSES,
+            dns_port: 0,
             allow_dns: false,
             devices: Vec::new(),
             nftables: false,
