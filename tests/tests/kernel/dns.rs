@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 
 use crate::world::{PATIENCE, World, listen};
 
-/// Fixed, because the capture is told before the resolver listens.
-const PORT: u16 = 25_353;
 const ANSWER: [u8; 4] = [203, 0, 113, 53];
 
 /// Joins the captured cgroup, asks in every way, and prints who answered.
@@ -72,8 +70,8 @@ fn answer(question: &[u8]) -> Vec<u8> {
     out
 }
 
-fn serve_udp(on: IpAddr) {
-    let socket = UdpSocket::bind((on, PORT)).unwrap();
+fn serve_udp(on: SocketAddr) {
+    let socket = UdpSocket::bind(on).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 512];
@@ -109,13 +107,16 @@ fn ask(world: &World) -> (Option<Value>, String) {
 
 #[test]
 fn every_name_server_is_the_resolver() {
-    let world = World::with("dns", &["127.0.0.0/8"], |spec| spec.dns_port = PORT);
+    // Free, and told to the capture before the resolver listens.
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let world = World::with("dns", &["127.0.0.0/8"], |spec| spec.dns_port = port);
     // Nothing leaves while no resolver listens.
     let (out, said) = ask(&world);
     assert!(out.is_none() && (said.contains("refused") || said.contains("timed out")), "{said}");
     for on in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let on = SocketAddr::new(on, port);
         serve_udp(on);
-        serve_tcp(listen(SocketAddr::new(on, PORT)));
+        serve_tcp(listen(on));
     }
     let (out, said) = ask(&world);
     let out = out.unwrap_or_else(|| panic!("{said}"));

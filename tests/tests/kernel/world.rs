@@ -103,7 +103,7 @@ impl World {
     }
 
     /// With another attach.
-    pub(crate) fn with(name: &str, exclude: &[&str], change: fn(&mut AttachSpec)) -> Self {
+    pub(crate) fn with(name: &str, exclude: &[&str], change: impl FnOnce(&mut AttachSpec)) -> Self {
         let places = Places::new(name);
         cgroup::create(&places.gateway).unwrap();
         // Sockets belong to the cgroup in which they are made.
