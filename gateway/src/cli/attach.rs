@@ -62,6 +62,11 @@ pub(super) fn attach(config: &Config, upgrade: bool) -> Result<PathBuf, CliError
     if let Some(mounted) = attached.bpffs_mounted {
         tracing::info!(path = %mounted.display(), "mounted bpffs");
     }
+    match attached.aborted {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!(count, "aborted connections that captured processes had"),
+        Err(reason) => tracing::warn!(%reason, "earlier connections are mute but not aborted"),
+    }
     if attached.upgraded {
         tracing::info!("replaced the programs of an attached capture");
     }
