@@ -19,6 +19,7 @@ pub mod maps;
 mod nft;
 pub mod pins;
 mod programs;
+mod sockets;
 mod syscall;
 
 /// The destination that the client asked for, before the redirect.

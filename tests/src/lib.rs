@@ -9,6 +9,8 @@
     reason = "a harness that meets the unexpected must fail the test at once, with a location"
 )]
 
+#[cfg(feature = "privileged")]
+pub mod appliance;
 pub mod ca;
 pub mod client;
 pub mod gateway;

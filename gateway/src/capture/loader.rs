@@ -19,7 +19,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use weir_ebpf_common::{ABI_VERSION, Config, FLAG_ALLOW_DNS, FLAG_REFUSE_QUIC, Listener};
 
 use super::maps::{bpf, netns_cookie};
-use super::{CaptureError, CgroupId, btf, cgroup, layers, nft, pins, programs};
+use super::{CaptureError, CgroupId, btf, cgroup, layers, nft, pins, programs, sockets};
 use crate::config::Net;
 
 pub use super::layers::{Layer, LayerState, layers};
@@ -91,6 +91,9 @@ pub struct Attached {
     pub replaced_stale: bool,
     /// Whether an attached capture got these programs in place.
     pub upgraded: bool,
+    /// Connections that captured processes had before, in this network namespace, and that were
+    /// aborted; or why that was not possible. Their packets are dropped in any case.
+    pub aborted: Result<usize, String>,
 }
 
 /// Attaches the programs, or replaces those of an attached capture from one call to the next.
@@ -113,7 +116,16 @@ pub fn attach(spec: &AttachSpec) -> Result<Attached, CaptureError> {
     let bpffs_mounted = pins::create(&spec.pin_dir)?;
     match attach_and_pin(&mut object, spec) {
         Ok((captured, gateway)) => {
-            Ok(Attached { captured, gateway, bpffs_mounted, replaced_stale, upgraded: false })
+            // With the hooks in place nothing comes after these.
+            let aborted = sockets::abort(&cgroup::ids_below(&spec.captured));
+            Ok(Attached {
+                captured,
+                gateway,
+                bpffs_mounted,
+                replaced_stale,
+                upgraded: false,
+                aborted: aborted.map_err(|error| error.to_string()),
+            })
         }
         Err(error) => {
             // The first failure is the one to report; what cannot be removed is stale for the next.
@@ -138,7 +150,14 @@ fn upgrade(spec: &AttachSpec) -> Result<Attached, CaptureError> {
     let gateway = cgroup::id(&spec.gateway)?;
     write_maps(&mut object, spec, captured)?;
     attach_programs(&mut object, spec)?;
-    Ok(Attached { captured, gateway, bpffs_mounted: None, replaced_stale: false, upgraded: true })
+    Ok(Attached {
+        captured,
+        gateway,
+        bpffs_mounted: None,
+        replaced_stale: false,
+        upgraded: true,
+        aborted: Ok(0),
+    })
 }
 
 /// With `pinned`, over the maps in that directory.

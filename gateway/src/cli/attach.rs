@@ -17,12 +17,17 @@ use crate::config::Config;
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// Attaches and says to what.
+/// Attaches and says to what. Over an attached capture of the same cgroups and port, the programs
+/// are replaced without a gap.
 ///
 /// # Errors
-/// When the kernel cannot capture, or something is attached already.
+/// When the kernel cannot capture, or another capture is attached already.
 pub fn run_attach(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
-    let captured = attach(&context.config()?, true)?;
+    let (captured, replaced) = attach(&context.config()?)?;
+    if replaced {
+        writeln!(out, "replaced the programs attached to {}", captured.display())?;
+        return Ok(());
+    }
     writeln!(out, "attached to {}", captured.display())?;
     writeln!(out, "until the gateway runs, connections of its processes are refused")?;
     Ok(())
@@ -41,11 +46,31 @@ pub fn run_detach(_args: &Args, context: &Context, out: &mut dyn Write) -> Resul
     Ok(())
 }
 
-/// Attaches as configured and answers the captured cgroup's directory. With `upgrade`, what is
-/// attached already is replaced in place; without, that is an error.
-pub(super) fn attach(config: &Config, upgrade: bool) -> Result<PathBuf, CliError> {
+/// Attaches as configured, or replaces the programs of a capture of the same cgroups and port in
+/// place: detaching first would leave a moment in which traffic passes uncaptured. Answers the
+/// captured cgroup's directory, and whether it was attached already.
+pub(super) fn attach(config: &Config) -> Result<(PathBuf, bool), CliError> {
+    let spec = spec(config)?;
+    let attached = loader::attach(&spec)?;
+    if let Some(mounted) = attached.bpffs_mounted {
+        tracing::info!(path = %mounted.display(), "mounted bpffs");
+    }
+    match attached.aborted {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!(count, "aborted connections that captured processes had"),
+        Err(reason) => tracing::warn!(%reason, "earlier connections are mute but not aborted"),
+    }
+    for layer in loader::layers(&spec.pin_dir)? {
+        if let LayerState::Unavailable(reason) = layer.state {
+            tracing::warn!(layer = layer.name, %reason, "layer is not active");
+        }
+    }
+    Ok((spec.captured, attached.upgraded))
+}
+
+fn spec(config: &Config) -> Result<AttachSpec, CliError> {
     let mount = cgroup::mount()?;
-    let spec = AttachSpec {
+    Ok(AttachSpec {
         captured: mount.join(&config.capture.cgroup),
         gateway: mount.join(&config.capture.gateway_cgroup),
         gateway_port: config.gateway.port,
@@ -58,19 +83,6 @@ pub(super) fn attach(config: &Config, upgrade: bool) -> Result<PathBuf, CliError
         devices: config.capture.devices.clone(),
         nftables: config.capture.nftables,
         lsm: true,
-        upgrade,
-    };
-    let attached = loader::attach(&spec)?;
-    if let Some(mounted) = attached.bpffs_mounted {
-        tracing::info!(path = %mounted.display(), "mounted bpffs");
-    }
-    if attached.upgraded {
-        tracing::info!("replaced the programs of an attached capture");
-    }
-    for layer in loader::layers(&spec.pin_dir)? {
-        if let LayerState::Unavailable(reason) = layer.state {
-            tracing::warn!(layer = layer.name, %reason, "layer is not active");
-        }
-    }
-    Ok(spec.captured)
+        upgrade: true,
+    })
 }

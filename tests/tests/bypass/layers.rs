@@ -2,7 +2,7 @@
 
 use weir_gateway::capture::CaptureError;
 use weir_gateway::capture::cgroup;
-use weir_gateway::capture::loader::{self, LayerState};
+use weir_gateway::capture::loader::{self, AttachSpec, LayerState};
 use weir_gateway::capture::maps;
 use weir_gateway::config::Net;
 
@@ -89,7 +89,8 @@ fn only_the_same_capture_is_upgraded() {
     let world = World::new("same");
     let mut spec = world.spec();
     world.attach(&spec);
-    let refused = |spec| matches!(loader::attach(spec), Err(CaptureError::AlreadyAttached(_)));
+    let refused =
+        |spec: &AttachSpec| matches!(loader::attach(spec), Err(CaptureError::AlreadyAttached(_)));
     assert!(refused(&spec), "not asked for");
     spec.upgrade = true;
     spec.gateway_port += 1;
@@ -136,4 +137,21 @@ fn a_link_that_is_gone_is_reported_and_put_back() {
     assert_eq!(state(&world, "egress"), LayerState::Active);
     let outcome = world.judge(world.start("udp-sendto-5000"), false);
     assert_eq!(outcome, Outcome::Refused(i64::from(libc::EPERM)));
+}
+
+#[test]
+fn connections_from_before_are_aborted() {
+    let world = World::new("abort");
+    let existing = ["tcp-existing", "udp-existing", "tcp-listening"].map(|attempt| {
+        let mut attempt = world.start(attempt);
+        attempt.ready().unwrap();
+        attempt
+    });
+    let attached = loader::attach(&world.spec()).unwrap();
+    assert_eq!(attached.aborted, Ok(2), "not the one that listens");
+    let [tcp, udp, listening] = existing;
+    assert_eq!(world.judge(tcp, true), Outcome::Refused(i64::from(libc::ECONNABORTED)));
+    // It has no peer any more.
+    assert_eq!(world.judge(udp, true), Outcome::Refused(i64::from(libc::EDESTADDRREQ)));
+    drop(listening);
 }
