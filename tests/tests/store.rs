@@ -28,9 +28,9 @@ async fn migrations_apply_once() {
     let store = Store::start();
     let client = store.writer();
     let first = sink::migrate(&client, "weir").await.unwrap();
-    assert_eq!(first.applied, [1]);
+    assert_eq!(first.applied, [1, 2]);
     let second = sink::migrate(&client, "weir").await.unwrap();
-    assert_eq!((second.applied.len(), second.version), (0, 1));
+    assert_eq!((second.applied.len(), second.version), (0, 2));
 }
 
 #[tokio::test]

@@ -44,12 +44,20 @@ pub enum Table {
     Gaps = 4,
     /// Liveness and counters.
     Heartbeats = 5,
+    /// One row per question to the resolver.
+    DnsQueries = 6,
 }
 
 impl Table {
     /// Every table, in the order in which a batch inserts them.
-    pub const ALL: [Self; 5] =
-        [Self::Bodies, Self::Exchanges, Self::Flows, Self::Gaps, Self::Heartbeats];
+    pub const ALL: [Self; 6] = [
+        Self::Bodies,
+        Self::Exchanges,
+        Self::Flows,
+        Self::DnsQueries,
+        Self::Gaps,
+        Self::Heartbeats,
+    ];
 
     /// The table's name in ClickHouse.
     pub const fn name(self) -> &'static str {
@@ -59,6 +67,7 @@ impl Table {
             Self::Bodies => "bodies",
             Self::Gaps => "gaps",
             Self::Heartbeats => "heartbeats",
+            Self::DnsQueries => "dns_queries",
         }
     }
 
@@ -75,6 +84,7 @@ impl Table {
             Self::Bodies => BodyRow::COLUMNS,
             Self::Gaps => GapRow::COLUMNS,
             Self::Heartbeats => HeartbeatRow::COLUMNS,
+            Self::DnsQueries => DnsRow::COLUMNS,
         }
     }
 
@@ -242,6 +252,9 @@ macro_rules! row {
     };
 }
 
+mod dns;
+pub use dns::DnsRow;
+
 /// Seconds since the epoch at which a row expires; saturates at the type's end (2106).
 fn expiry(ts_us: i64, retain_s: u32) -> u32 {
     let end = ts_us / 1_000_000 + i64::from(retain_s);
@@ -315,6 +328,9 @@ row! {
         exchanges: u32 = "UInt32",
         /// From accept to close, microseconds.
         dur_us: u64 = "UInt64",
+        /// `known`, `unknown` or `mismatch`: whether `sni` was resolved to `dst_ip`. Empty
+        /// without a server name, and when nothing was checked.
+        dns_check: &'static str = "LowCardinality(String)",
     }
 }
 
