@@ -11,6 +11,7 @@
 
 pub mod ca;
 pub mod client;
+pub mod dns;
 pub mod gateway;
 pub mod load;
 pub mod origin;

@@ -65,8 +65,7 @@ impl Upstreams {
         deadline: Instant,
     ) -> Result<(Answer, SocketAddr), DnsError> {
         let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now())
-            / (ROUNDS * servers).max(1);
+        let share = deadline.saturating_duration_since(Instant::now()) / (ROUNDS * servers).max(1);
         let mut failure = DnsError::Unreachable(io::ErrorKind::NotConnected.into());
         let mut second_best = None;
         for round in 0..ROUNDS {

@@ -303,7 +303,9 @@ mod tests {
             assert_eq!(shard.order.len(), shard.names.len());
         }
         let many: Vec<(IpAddr, Duration)> = (0..200_u16)
-            .map(|n| (IpAddr::from([0, 0, 0, 0, 0, 0, 9, n]), MINUTE + Duration::from_secs(n.into())))
+            .map(|n| {
+                (IpAddr::from([0, 0, 0, 0, 0, 0, 9, n]), MINUTE + Duration::from_secs(n.into()))
+            })
             .collect();
         journal.note("wide", &many, &[], now);
         assert_eq!(journal.check("wide", ip("::9:0"), now), NameCheck::Mismatch);

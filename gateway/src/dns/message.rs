@@ -227,8 +227,7 @@ impl Answer {
     /// When the changed message cannot be encoded.
     pub fn remove_ech(&mut self, query: &Query) -> Result<bool, ProtoError> {
         let message = &mut self.message;
-        let sections =
-            [&mut message.answers, &mut message.authorities, &mut message.additionals];
+        let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
         let mut removed = false;
         for record in sections.into_iter().flatten() {
             removed |= match &mut record.data {

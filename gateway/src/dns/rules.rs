@@ -43,7 +43,9 @@ mod tests {
             HostPattern::parse("bad.example").unwrap(),
         ]);
         let refuses = |name: &str| rules.refuses(&Name::from_ascii(name).unwrap());
-        assert!(refuses("a.EVIL.example.") && refuses("Bad.Example") && refuses("x.y.evil.example"));
+        assert!(
+            refuses("a.EVIL.example.") && refuses("Bad.Example") && refuses("x.y.evil.example")
+        );
         assert!(!refuses("evil.example.") && !refuses("notbad.example.") && !refuses("."));
     }
 }

@@ -115,8 +115,10 @@ fn what_is_no_question_is_not_forwarded() {
 #[test]
 fn an_answer_keeps_its_bytes_but_gets_the_clients_id_and_spelling() {
     let asked = query("WwW.ExAmPlE.", RecordType::A);
-    let unknown = RData::Unknown { code: RecordType::Unknown(65_400), rdata: NULL::with(vec![1, 2]) };
-    let mut message = response("www.example.", RecordType::A, vec![a("www.example.", 5, "192.0.2.1")]);
+    let unknown =
+        RData::Unknown { code: RecordType::Unknown(65_400), rdata: NULL::with(vec![1, 2]) };
+    let mut message =
+        response("www.example.", RecordType::A, vec![a("www.example.", 5, "192.0.2.1")]);
     message.add_additional(Record::from_rdata(name("x.www.example."), 1, unknown));
     let raw = message.to_vec().unwrap();
     let mut answer = Answer::parse(&asked, 7, raw.clone()).unwrap();
@@ -132,7 +134,8 @@ fn an_answer_keeps_its_bytes_but_gets_the_clients_id_and_spelling() {
 fn only_the_answer_to_our_question_counts() {
     let asked = query("a.example.", RecordType::A);
     let answer = |change: fn(&mut Message)| {
-        let mut message = response("a.example.", RecordType::A, vec![a("a.example.", 1, "192.0.2.1")]);
+        let mut message =
+            response("a.example.", RecordType::A, vec![a("a.example.", 1, "192.0.2.1")]);
         change(&mut message);
         Answer::parse(&asked, 7, message.to_vec().unwrap()).err()
     };
@@ -141,8 +144,14 @@ fn only_the_answer_to_our_question_counts() {
     assert_eq!(answer(|m| m.metadata.id = 8), mismatch);
     assert_eq!(answer(|m| m.metadata.message_type = MessageType::Query), mismatch);
     assert_eq!(answer(|m| m.queries.clear()), mismatch);
-    assert_eq!(answer(|m| m.queries[0] = Question::query(name("b.example."), RecordType::A)), mismatch);
-    assert_eq!(answer(|m| m.queries[0] = Question::query(name("a.example."), RecordType::AAAA)), mismatch);
+    assert_eq!(
+        answer(|m| m.queries[0] = Question::query(name("b.example."), RecordType::A)),
+        mismatch
+    );
+    assert_eq!(
+        answer(|m| m.queries[0] = Question::query(name("a.example."), RecordType::AAAA)),
+        mismatch
+    );
     let mut cut = response("a.example.", RecordType::A, vec![a("a.example.", 1, "192.0.2.1")]);
     let whole = cut.to_vec().unwrap();
     let part = whole[..whole.len() - 2].to_vec();
@@ -235,8 +244,10 @@ fn addresses_are_learnt_through_aliases_with_the_shortest_lifetime() {
         cname("b.example.", 90, "C.example."),
         cname("A.example.", 3600, "b.example."),
     ];
-    let (journal, now) = taught("a.EXAMPLE.", RecordType::A, &response("a.example.", RecordType::A, answers));
-    let check = |name: &str, addr: &str, s| journal.check(name, ip(addr), now + Duration::from_secs(s));
+    let (journal, now) =
+        taught("a.EXAMPLE.", RecordType::A, &response("a.example.", RecordType::A, answers));
+    let check =
+        |name: &str, addr: &str, s| journal.check(name, ip(addr), now + Duration::from_secs(s));
     assert_eq!(check("a.example", "192.0.2.1", 89), NameCheck::Known);
     assert_eq!(check("a.example", "192.0.2.66", 0), NameCheck::Mismatch);
     assert_eq!(check("a.example", "192.0.2.1", 90), NameCheck::Unknown);
@@ -248,8 +259,10 @@ fn addresses_are_learnt_through_aliases_with_the_shortest_lifetime() {
 
 #[test]
 fn an_answer_cannot_teach_about_a_name_that_was_not_asked_for() {
-    let answers = vec![cname("evil.example.", 60, "bank.example."), a("bank.example.", 60, "192.0.2.66")];
-    let (journal, now) = taught("evil.example.", RecordType::A, &response("evil.example.", RecordType::A, answers));
+    let answers =
+        vec![cname("evil.example.", 60, "bank.example."), a("bank.example.", 60, "192.0.2.66")];
+    let (journal, now) =
+        taught("evil.example.", RecordType::A, &response("evil.example.", RecordType::A, answers));
     assert_eq!(journal.check("evil.example", ip("192.0.2.66"), now), NameCheck::Known);
     assert_eq!(journal.check("bank.example", ip("192.0.2.66"), now), NameCheck::Unknown);
 }
@@ -299,7 +312,10 @@ fn recorded_answers_are_bounded() {
     assert_eq!(shown.len(), super::message::MAX_SHOWN);
     assert!(shown.iter().all(|line| line.len() <= super::message::MAX_SHOWN_BYTES));
     assert!(shown[0].starts_with("TXT "), "{}", shown[0]);
-    assert_eq!((rcode(ResponseCode::BADVERS), rcode(ResponseCode::NXDomain)), ("RCODE16".into(), "NXDOMAIN".into()));
+    assert_eq!(
+        (rcode(ResponseCode::BADVERS), rcode(ResponseCode::NXDomain)),
+        ("RCODE16".into(), "NXDOMAIN".into())
+    );
 }
 
 /// Bytes that look like a message in their first part.

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests may spawn tasks: they end with the test")]
 
 mod bytes;
+mod dns;
 mod http;
 mod limits;
 mod policy;
