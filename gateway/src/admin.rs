@@ -26,14 +26,25 @@ use tokio_util::sync::CancellationToken;
 const MAX_CONNECTIONS: usize = 16;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 
-/// Serves until `stop`. `answer` maps a path to a text, or to nothing for 404.
+/// What a path answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// 200 with this text.
+    Ok(String),
+    /// 503 with this text: alive, but not able to do its work.
+    Unhealthy(String),
+    /// 404
+    NotFound,
+}
+
+/// Serves until `stop`. `answer` maps a path to a text.
 ///
 /// # Errors
 /// When the socket cannot be made.
 pub async fn serve(
     path: &Path,
     stop: &CancellationToken,
-    answer: impl Fn(&str) -> Option<String> + 'static,
+    answer: impl Fn(&str) -> Answer + 'static,
 ) -> std::io::Result<()> {
     let listener = listen(path)?;
     let (answer, places) = (Rc::new(answer), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
@@ -73,12 +84,15 @@ fn listen(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn talk(stream: UnixStream, answer: Rc<impl Fn(&str) -> Option<String> + 'static>) {
+async fn talk(stream: UnixStream, answer: Rc<impl Fn(&str) -> Answer + 'static>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let text = answer(request.uri().path());
+        let (status, text) = match answer(request.uri().path()) {
+            Answer::Ok(text) => (StatusCode::OK, text),
+            Answer::Unhealthy(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+            Answer::NotFound => (StatusCode::NOT_FOUND, String::new()),
+        };
         async move {
-            let status = if text.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
-            let mut response = Response::new(Full::new(Bytes::from(text.unwrap_or_default())));
+            let mut response = Response::new(Full::new(Bytes::from(text)));
             *response.status_mut() = status;
             Ok::<_, Infallible>(response)
         }

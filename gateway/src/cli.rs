@@ -153,6 +153,9 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<u8, CliError> {
         // Its engine wants a process, and a runtime, of its own.
         match store::run(args, &context)? {}
     }
+    if matches!(cli.command, Command::Run(_)) {
+        run::refuse_inherited_sockets()?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli.command, &context, out))
 }

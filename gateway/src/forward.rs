@@ -27,9 +27,14 @@ pub enum ForwardError {
     /// The HTTP exchange with upstream failed.
     #[error("exchange with upstream: {0}")]
     Http(hyper::Error),
-    /// A tunnel broke.
-    #[error("tunnel: {0}")]
-    Tunnel(std::io::Error),
+    /// One side of a tunnel broke.
+    #[error("tunnel: {source}")]
+    Tunnel {
+        /// Which side.
+        fault: Fault,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// Nothing moved in either direction for `gateway.idle_timeout`.
     #[error("idle for too long")]
     Idle,
@@ -40,7 +45,8 @@ impl Faulty for ForwardError {
         match self {
             Self::Connect(_) | Self::Timeout | Self::Http(_) => Fault::Upstream,
             Self::Tls(error) => error.fault(),
-            Self::Tunnel(_) | Self::Idle => Fault::Downstream,
+            Self::Tunnel { fault, .. } => *fault,
+            Self::Idle => Fault::Downstream,
         }
     }
 
@@ -50,7 +56,7 @@ impl Faulty for ForwardError {
             Self::Timeout => "upstream_timeout",
             Self::Tls(error) => error.outcome(),
             Self::Http(_) => "upstream_http",
-            Self::Tunnel(_) => "tunnel_broken",
+            Self::Tunnel { .. } => "tunnel_broken",
             Self::Idle => "idle_timeout",
         }
     }

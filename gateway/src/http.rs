@@ -62,6 +62,11 @@ impl Faulty for HttpError {
     }
 }
 
+/// Whether the socket failed, rather than what came through it.
+fn broke(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+}
+
 impl From<hyper::Error> for HttpError {
     fn from(error: hyper::Error) -> Self {
         if error.is_timeout() {
@@ -70,8 +75,11 @@ impl From<hyper::Error> for HttpError {
             Self::Malformed(error)
         } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
             Self::Closed(error)
-        } else {
+        } else if error.is_user() || broke(&error) {
             Self::Connection(error)
+        } else {
+            // What is left is HTTP/2's: frames, settings or header blocks against the rules.
+            Self::Malformed(error)
         }
     }
 }

@@ -192,6 +192,14 @@ impl Recorder {
         Ok(RecordPermit { slot, shared: Arc::clone(&self.shared) })
     }
 
+    /// Whether new flows and exchanges can be recorded now.
+    ///
+    /// # Errors
+    /// `Full`, `Failed` or `Closed`.
+    pub fn health(&self) -> Result<(), RecordError> {
+        self.shared.check()
+    }
+
     /// Memory for bodies on their way to the spool.
     pub fn body_budget(&self) -> &BodyBudget {
         &self.shared.bodies

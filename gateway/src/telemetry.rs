@@ -6,8 +6,8 @@
 //! - on failure: cannot fail; counters wrap after 2^64
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Fault, Faulty};
 
@@ -148,6 +148,18 @@ impl Metrics {
     }
 }
 
+/// Counts the panic that unwinds through it.
+pub(crate) struct PanicCount(pub(crate) Arc<Metrics>);
+
+impl Drop for PanicCount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.flow_panics_total.inc();
+            tracing::error!("a flow panicked and was closed");
+        }
+    }
+}
+
 /// Sends logs to standard error, filtered by `WEIR_LOG` (default: `info`).
 pub fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
@@ -155,6 +167,7 @@ pub fn init_logging() {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .try_init();
     // A second initialisation (tests) keeps the first subscriber.

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,6 +53,10 @@ pub const PLAIN: SocketAddr =
 pub const BLACK_HOLE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99)), 443);
 
+/// Dialling this panics: a bug in a flow, on demand.
+pub const PANIC: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 98)), 80);
+
 /// Both network seams: what the hooks would know, and where origins really are.
 #[derive(Debug, Default)]
 struct Ports {
@@ -62,7 +67,9 @@ struct Ports {
 
 impl Capture for Ports {
     fn record(&self, socket: BorrowedFd<'_>) -> Result<Captured, CaptureError> {
-        let peer = socket2::SockRef::from(&socket).peer_addr().expect("a peer");
+        // a socket that was reset while it waited has no peer any more
+        let peer = socket2::SockRef::from(&socket).peer_addr();
+        let peer = peer.map_err(|_reset| CaptureError::NoRecord)?;
         let port = peer.as_socket().expect("an IP address").port();
         let captured = self.captured.lock().unwrap();
         let dst = captured.get(&port).ok_or(CaptureError::NoRecord)?;
@@ -83,6 +90,7 @@ impl Capture for Ports {
 
 impl Dialer for Ports {
     fn dial(&self, dst: OrigDst) -> Dialing {
+        assert!(dst.0 != PANIC, "a panic on purpose");
         let origin = self.origins.lock().unwrap().get(&dst.0).copied();
         Box::pin(async move {
             match origin {
@@ -102,6 +110,8 @@ pub struct TestGateway {
     ports: Arc<Ports>,
     dir: TempDir,
     spool: std::path::PathBuf,
+    /// Connections made to it.
+    opened: AtomicU64,
 }
 
 /// Everything that a gateway left behind.
@@ -154,7 +164,7 @@ impl TestGateway {
         let seams = Seams { capture, dialer, clock: Arc::new(SystemClock), fs: Arc::new(RealFs) };
         weir_gateway::telemetry::init_logging();
         let gateway = build::start(config, seams).expect("start the gateway");
-        Self { ca, gateway, ports, dir, spool }
+        Self { ca, gateway, ports, dir, spool, opened: AtomicU64::new(0) }
     }
 
     /// Counters.
@@ -179,6 +189,7 @@ impl TestGateway {
         let port = socket.local_addr()?.port();
         self.ports.captured.lock().unwrap().insert(port, dst);
         let stream = socket.connect(self.gateway.addr()).await.context("connect to the gateway")?;
+        self.opened.fetch_add(1, Relaxed);
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -189,7 +200,9 @@ impl TestGateway {
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let port = socket.local_addr()?.port();
         self.ports.captured.lock().unwrap().remove(&port);
-        Ok(socket.connect(self.gateway.addr()).await?)
+        let stream = socket.connect(self.gateway.addr()).await?;
+        self.opened.fetch_add(1, Relaxed);
+        Ok(stream)
     }
 
     /// Roots that hold only the gateway's CA.
@@ -246,9 +259,16 @@ impl TestGateway {
         assert!(waited.is_ok(), "{what} did not happen; {:?}", self.metrics().snapshot());
     }
 
-    /// Waits until no flow is open.
+    /// Waits until every connection was accepted and no flow is open.
     pub async fn quiet(&self) {
-        self.until("the end of all flows", |m| m.flows_active.value() == 0).await;
+        let opened = self.opened.load(Relaxed);
+        let mut before = false;
+        self.until("the end of all flows", |m| {
+            let now = m.flows_total.value() == opened && m.flows_active.value() == 0;
+            // twice, since a flow is counted a moment before it is active
+            std::mem::replace(&mut before, now) && now
+        })
+        .await;
     }
 
     /// Stops the gateway and reads everything that it recorded.
@@ -256,12 +276,20 @@ impl TestGateway {
     /// # Panics
     /// When any flow had panicked, or anything recorded does not decode.
     pub async fn shutdown(self) -> Recorded {
+        self.shutdown_after_panics(0).await
+    }
+
+    /// The same after a test that made flows panic.
+    ///
+    /// # Panics
+    /// When another number of flows had panicked.
+    pub async fn shutdown_after_panics(self, panics: u64) -> Recorded {
         let Self { gateway, dir, spool, .. } = self;
         let metrics = Arc::clone(gateway.metrics());
         let recorder = gateway.recorder().clone();
         let stopped = tokio::task::spawn_blocking(move || gateway.shutdown());
         stopped.await.expect("no panic").expect("an orderly shutdown");
-        assert_eq!(metrics.flow_panics_total.value(), 0, "a flow panicked");
+        assert_eq!(metrics.flow_panics_total.value(), panics, "panics of flows");
         assert_eq!(metrics.flows_active.value(), 0, "flows_active after shutdown");
         let stats = recorder.stats().snapshot();
         let own = stats.into_iter().map(|(name, n)| (name.to_owned(), n));

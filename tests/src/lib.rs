@@ -5,10 +5,13 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a harness that meets the unexpected must fail the test at once, with a location"
 )]
 
+#[cfg(feature = "privileged")]
+pub mod appliance;
 pub mod ca;
 pub mod client;
 pub mod dns;

@@ -111,6 +111,11 @@ impl Origin {
         &self.seen
     }
 
+    /// What it has seen, for a thread that outlives neither.
+    pub fn shared_seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen)
+    }
+
     /// Serves until the task is cancelled: for the `origin` binary.
     pub async fn wait(mut self) {
         drop((&mut self.task).await);

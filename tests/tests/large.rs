@@ -1,5 +1,7 @@
 //! 1 GiB each way, alone in its process: memory must not grow with the size of a body.
 
+#![expect(clippy::expect_used, reason = "helpers outside test functions fail the test at once")]
+
 use http_body_util::BodyExt as _;
 use weir_tests::ca::TestCa;
 use weir_tests::client::empty;

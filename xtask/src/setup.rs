@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::{engine, sh};
 
 /// A program that must be in the path, and the package that has it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx-light"),
     ("nft", "nftables"),
@@ -17,6 +17,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("curl", "curl"),
     ("python3", "python3"),
     ("node", "nodejs"),
+    // fetches the engine; Debian has it in a package of its own
+    ("npm", "npm"),
     ("unshare", "util-linux"),
     ("cc", "build-essential"),
 ];

@@ -5,6 +5,7 @@
 //! - bound: `gateway.handshake_timeout` up to HTTP, `gateway.idle_timeout` after it
 //! - on failure: [`FlowError`], recorded with the flow; the client gets an alert or a reset
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::worker::{Place, Worker};
 use crate::accept::Accepted;
-use crate::accept::wire::Wire;
+use crate::accept::wire::{Wire, WireCount};
 use crate::capture::Captured;
 use crate::dns::NameCheck;
 use crate::error::{Fault, Faulty};
@@ -97,6 +98,21 @@ struct HttpFlow {
     name: Arc<str>,
     scheme: &'static str,
     downstream: Protocol,
+    wire: Arc<WireCount>,
+    /// Bytes read from the client when it had last finished a request.
+    asked: Cell<u64>,
+}
+
+impl HttpFlow {
+    /// Notes that the client owes nothing now.
+    fn finished_asking(&self) {
+        self.asked.set(self.wire.totals().0);
+    }
+
+    /// Whether the client sent nothing since its last request.
+    fn is_between_requests(&self) -> bool {
+        self.flow.record.exchanges() > 0 && self.asked.get() == self.wire.totals().0
+    }
 }
 
 /// Runs one flow to its end and records it.
@@ -237,8 +253,10 @@ async fn terminate(
         .await
         .map_err(|_elapsed| FlowError::HandshakeTimeout)??;
     flow.record.edit(|row| row.alpn = downstream.alpn());
-    let http = HttpFlow { flow: Rc::clone(flow), permit, key, name, scheme: "https", downstream };
-    let served = serve(http, stream, move || count.totals()).await;
+    let (scheme, flow_ref, asked) = ("https", Rc::clone(flow), Cell::new(0));
+    let http =
+        HttpFlow { flow: flow_ref, permit, key, name, scheme, downstream, wire: count, asked };
+    let served = serve(http, stream).await;
     match served {
         // What the client did say and we could not read has its own name.
         Ok(()) | Err(FlowError::Http(HttpError::Closed(_) | HttpError::Connection(_)))
@@ -264,17 +282,13 @@ async fn plain_http(
     flow.record.edit(|row| row.mode = permit.treatment().as_str());
     let downstream = if h2 { Protocol::H2 } else { Protocol::H1 };
     let key = Key { dst: flow.captured.orig_dst, name: None, h2 };
-    let count = wire.count();
-    let (flow, name) = (Rc::clone(flow), Arc::from(""));
-    let http = HttpFlow { flow, permit, key, name, scheme: "http", downstream };
-    serve(http, wire, move || count.totals()).await
+    let (count, asked) = (wire.count(), Cell::new(0));
+    let (flow, name, scheme) = (Rc::clone(flow), Arc::from(""), "http");
+    let http = HttpFlow { flow, permit, key, name, scheme, downstream, wire: count, asked };
+    serve(http, wire).await
 }
 
-async fn serve<IO>(
-    http: HttpFlow,
-    io: IO,
-    progress: impl Fn() -> (u64, u64),
-) -> Result<(), FlowError>
+async fn serve<IO>(http: HttpFlow, io: IO) -> Result<(), FlowError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -282,11 +296,23 @@ where
     let gateway = &shared.config.gateway;
     let downstream = http.downstream;
     let http = Rc::new(http);
-    let handler = move |request| exchange::handle(Rc::clone(&http), request);
-    let serving = server::serve(io, downstream, gateway.head_timeout, &shared.shutdown, handler);
+    let handler = {
+        let http = Rc::clone(&http);
+        move |request| exchange::handle(Rc::clone(&http), request)
+    };
+    let (stop, metrics) = (&shared.shutdown, Arc::clone(&shared.metrics));
+    let serving = server::serve(io, downstream, gateway.head_timeout, stop, metrics, handler);
     tokio::select! {
-        served = Box::pin(serving) => Ok(served?),
-        () = tunnel::stalled(gateway.idle_timeout, progress) => Err(HttpError::Idle.into()),
+        served = Box::pin(serving) => match served {
+            // The end of a connection that was kept alive for a request that never came.
+            Err(HttpError::HeadTimeout) if http.is_between_requests() => Ok(()),
+            // A response body that broke off: its exchange says so, and the client is not to blame.
+            Err(HttpError::Connection(error)) if error.is_user() => Ok(()),
+            served => Ok(served?),
+        },
+        () = tunnel::stalled(gateway.idle_timeout, || http.wire.totals()) => {
+            Err(HttpError::Idle.into())
+        }
     }
 }
 

@@ -10,25 +10,13 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, PanicCount};
 
 /// Spawns and waits.
 #[derive(Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
     metrics: Arc<Metrics>,
-}
-
-/// Counts the panic that unwinds through it.
-struct PanicCount(Arc<Metrics>);
-
-impl Drop for PanicCount {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.flow_panics_total.inc();
-            tracing::error!("a flow panicked and was closed");
-        }
-    }
 }
 
 impl Tasks {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
 
 use super::tasks::Tasks;
 use super::{Shared, pipeline};
@@ -77,8 +78,20 @@ impl Worker {
     }
 }
 
+/// Stops the gateway when a listener's loop panics: its share of connections would hang.
+struct StopOnPanic(CancellationToken);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
+    }
+}
+
 async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
     let shared = &worker.shared;
+    let _guard = StopOnPanic(shared.shutdown.clone());
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &shared.seams.capture, &shared.metrics) => accepted,

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -130,12 +131,24 @@ fn host(config: &Config, checks: &mut Vec<Check>) {
         if year >= 2025 { Ok(format!("year {year}")) } else { Err(format!("year {year}")) },
         "set the clock: certificates are minted with it",
     ));
-    let spool = std::fs::create_dir_all(&config.spool.dir);
-    checks.push(check(
-        "spool",
-        spool.map(|()| config.spool.dir.display().to_string()).map_err(|e| e.to_string()),
-        "make spool.dir writable",
-    ));
+    checks.push(check("spool", writable(&config.spool.dir), "make spool.dir writable"));
+}
+
+/// Whether files can be made in a directory, or the directory itself where it is missing. Only
+/// asks: the gateway makes it, with its own owner.
+fn writable(dir: &Path) -> Result<String, String> {
+    let existing = dir.ancestors().find(|level| level.exists()).unwrap_or(Path::new("/"));
+    let shown = existing.display();
+    if !existing.is_dir() {
+        return Err(format!("{shown} is not a directory"));
+    }
+    nix::unistd::access(existing, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|errno| format!("{shown}: {}", errno.desc()))?;
+    Ok(if existing == dir {
+        dir.display().to_string()
+    } else {
+        format!("{} can be made in {shown}", dir.display())
+    })
 }
 
 /// Oldest kernel that the programs are known to load on.
@@ -252,6 +265,17 @@ async fn store(config: &Config, checks: &mut Vec<Check>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_spool_is_looked_at_and_not_made() {
+        let tmp = tempfile::tempdir().unwrap();
+        let missing = tmp.path().join("a/b");
+        assert!(writable(&missing).unwrap().contains("can be made"), "{:?}", writable(&missing));
+        assert!(!tmp.path().join("a").exists());
+        assert_eq!(writable(tmp.path()), Ok(tmp.path().display().to_string()));
+        std::fs::write(tmp.path().join("a"), "").unwrap();
+        assert!(writable(&missing).unwrap_err().contains("not a directory"));
+    }
 
     #[test]
     fn kernel_releases_parse() {

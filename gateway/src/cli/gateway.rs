@@ -39,6 +39,8 @@ pub async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         super::die_with_parent()?;
     }
     let config = context.config()?;
+    // First, because its error says best what is missing when nothing is attached.
+    let capture = Arc::new(PinnedCapture::open(&config.capture.pin_dir)?);
     let own = cgroup::mount()?.join(&config.capture.gateway_cgroup);
     if !is_member(&own) {
         // The hook that hands over records is on this cgroup: sockets made outside have none.
@@ -46,7 +48,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     }
     raise_descriptor_limit(config.gateway.max_connections);
     let seams = Seams {
-        capture: Arc::new(PinnedCapture::open(&config.capture.pin_dir)?),
+        capture,
         dialer: Arc::new(Direct),
         clock: Arc::new(SystemClock),
         fs: Arc::new(RealFs),

@@ -32,6 +32,32 @@ pub struct Args {
     pub command: Vec<OsString>,
 }
 
+/// Refuses sockets that this process inherited beyond standard input, output and error: made
+/// outside of the captured cgroup, they would carry the command's traffic past the hooks.
+///
+/// Call it before anything opens descriptors of its own.
+///
+/// # Errors
+/// Names the descriptors.
+pub fn refuse_inherited_sockets() -> Result<(), CliError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let number: u32 = entry.file_name().to_string_lossy().parse().unwrap_or_default();
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        if number > 2 && target.to_string_lossy().starts_with("socket:") {
+            found.push(number.to_string());
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let which = found.join(", ");
+    let text = format!("inherited sockets would bypass capture: close descriptors {which} first");
+    Err(CliError::Failed(text))
+}
+
 /// Runs the command and answers its exit code (128 + N after signal N).
 ///
 /// # Errors
@@ -131,6 +157,14 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_beyond_standard_error_is_refused_by_its_number() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket).to_string();
+        let error = refuse_inherited_sockets().expect_err("refused").to_string();
+        assert!(error.contains(&number), "{error}");
+    }
 
     #[test]
     fn job_names_are_one_path_component() {

@@ -43,9 +43,15 @@ struct Part {
 /// When a part cannot be started.
 pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
     let config = context.config()?;
-    let attached = attach::attach(&config)?;
-    writeln!(out, "capture   attached to {}", attached.display())?;
-    let served = serve(context, &config, out).await;
+    let (captured, adopted) = attach::attach_or_adopt(&config)?;
+    let how = if adopted { "taken over at" } else { "attached to" };
+    writeln!(out, "capture   {how} {}", captured.display())?;
+    let mut started = false;
+    let served = serve(context, &config, out, &mut started).await;
+    if adopted && !started {
+        // Another `weir up` may be using these hooks: they are not ours to remove.
+        return served;
+    }
     let detached = crate::capture::loader::detach(&config.capture.pin_dir)?;
     for left in &detached.cgroups_left {
         writeln!(out, "capture   {} still has processes and is left", left.display())?;
@@ -54,7 +60,12 @@ pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result
     served
 }
 
-async fn serve(context: &Context, config: &Config, out: &mut dyn Write) -> Result<(), CliError> {
+async fn serve(
+    context: &Context,
+    config: &Config,
+    out: &mut dyn Write,
+    started: &mut bool,
+) -> Result<(), CliError> {
     let mut parts = Vec::new();
     let result = async {
         let mut stop = Stop::new()?;
@@ -65,6 +76,7 @@ async fn serve(context: &Context, config: &Config, out: &mut dyn Write) -> Resul
             writeln!(out, "store     {}", config.store.url.as_deref().unwrap_or_default())?;
         }
         parts.push(start("gateway", context, &config.admin.socket).await?);
+        *started = true;
         let port = config.gateway.port;
         writeln!(out, "gateway   127.0.0.1:{port} and [::1]:{port}")?;
         writeln!(out, "try       weir run -- curl https://example.com/")?;

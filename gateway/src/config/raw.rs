@@ -257,7 +257,7 @@ pub struct Spool {
     /// Where. Default: `/var/lib/weir/spool`.
     pub dir: PathBuf,
     /// Disk space for all segments; when it is used up, new flows are refused.
-    /// Default: `"8GiB"`. Range: at least four segments.
+    /// Default: `"8GiB"`. Range: 16 MiB to 1 TiB, and at least four segments.
     pub max_size: String,
     /// A segment is sealed at this size. Default: `"32MiB"`. Range: 64 KiB to 64 MiB.
     pub max_segment: String,

@@ -222,7 +222,7 @@ fn record(raw: &raw::Record, p: &mut Problems) -> super::Record {
 
 fn spool(raw: &raw::Spool, p: &mut Problems) -> super::Spool {
     let segment = p.size("spool.max_segment", &raw.max_segment, "64KiB", "64MiB");
-    let max_bytes = p.size("spool.max_size", &raw.max_size, "256KiB", "1TiB");
+    let max_bytes = p.size("spool.max_size", &raw.max_size, "16MiB", "1TiB");
     if max_bytes < segment.saturating_mul(4) {
         p.add("spool.max_size", "must hold at least four segments of spool.max_segment");
     }
@@ -236,10 +236,14 @@ fn spool(raw: &raw::Spool, p: &mut Problems) -> super::Spool {
 }
 
 fn store(raw: &raw::Store, p: &mut Problems) -> super::Store {
-    if let Some(url) = &raw.url
-        && !(url.starts_with("http://") || url.starts_with("https://"))
-    {
-        p.add("store.url", format!("{url:?} does not begin with http:// or https://"));
+    match &raw.url {
+        Some(url) if url.starts_with("https://") => {
+            p.add("store.url", "https:// is not supported yet; use http:// on a trusted network");
+        }
+        Some(url) if !url.starts_with("http://") => {
+            p.add("store.url", format!("{url:?} does not begin with http://"));
+        }
+        _ => {}
     }
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if raw.database.is_empty() || !raw.database.chars().all(word) {

@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::ForwardError;
 use super::dial::{Dialer, Io, stream};
 use crate::capture::OrigDst;
-use crate::http::body::Observed;
+use crate::http::body::RequestBody;
 use crate::http::server::LocalExecutor;
 use crate::limits;
 use crate::policy::Permit;
@@ -45,9 +45,9 @@ pub struct Key {
 /// A connection that takes one request.
 pub enum Sender {
     /// Goes back to the pool when both bodies have ended.
-    H1(http1::SendRequest<Observed>),
+    H1(http1::SendRequest<RequestBody>),
     /// Shared.
-    H2(http2::SendRequest<Observed>),
+    H2(http2::SendRequest<RequestBody>),
 }
 
 /// A request that could not be sent, and maybe the request itself.
@@ -55,7 +55,7 @@ pub struct SendFailed {
     /// What happened.
     pub error: hyper::Error,
     /// Given back when nothing of it was sent: safe to send again.
-    pub request: Option<Request<Observed>>,
+    pub request: Option<Request<RequestBody>>,
 }
 
 impl Sender {
@@ -73,7 +73,7 @@ impl Sender {
     /// [`SendFailed`], with the request when upstream cannot have seen any of it.
     pub async fn send(
         &mut self,
-        request: Request<Observed>,
+        request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailed> {
         let sent = match self {
             Self::H1(sender) => sender.try_send_request(request).await,
@@ -87,14 +87,14 @@ impl Sender {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Observed>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
 #[derive(Default)]
 struct Entry {
     idle: Vec<Idle>,
-    shared: Option<http2::SendRequest<Observed>>,
+    shared: Option<http2::SendRequest<RequestBody>>,
     /// What upstream chose the last time.
     protocol: Option<Protocol>,
     used: Option<Instant>,
@@ -171,7 +171,8 @@ impl Pool {
         let (io, protocol) =
             stream(permit, &*self.dialer, &self.tls, key.dst, name, key.h2, limit).await?;
         self.metrics.upstream_connections_total.inc();
-        let sender = handshake(io, protocol).await.map_err(ForwardError::Http)?;
+        let sender =
+            handshake(io, protocol, Arc::clone(&self.metrics)).await.map_err(ForwardError::Http)?;
         let mut entries = self.entries.borrow_mut();
         if entries.len() >= limits::MAX_CACHED_ALPN {
             entries.retain(|_, e| !e.idle.is_empty() || e.shared.is_some());
@@ -230,13 +231,18 @@ impl Pool {
     }
 }
 
-async fn handshake(io: Box<dyn Io>, protocol: Protocol) -> Result<Sender, hyper::Error> {
+async fn handshake(
+    io: Box<dyn Io>,
+    protocol: Protocol,
+    metrics: Arc<Metrics>,
+) -> Result<Sender, hyper::Error> {
     let io = TokioIo::new(io);
     match protocol {
         Protocol::H1 => {
             let (sender, connection) = http1::Builder::new()
                 .preserve_header_case(true)
                 .max_headers(limits::MAX_HEADERS)
+                .max_buf_size(limits::MAX_HEAD_BYTES)
                 .handshake(io)
                 .await?;
             let connection = connection.with_upgrades();
@@ -245,7 +251,7 @@ async fn handshake(io: Box<dyn Io>, protocol: Protocol) -> Result<Sender, hyper:
             Ok(Sender::H1(sender))
         }
         Protocol::H2 => {
-            let (sender, connection) = http2::Builder::new(LocalExecutor)
+            let (sender, connection) = http2::Builder::new(LocalExecutor(metrics))
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(2 * 1024 * 1024)
                 .initial_connection_window_size(8 * 1024 * 1024)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::ForwardError;
+use crate::error::Fault;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -39,29 +40,32 @@ pub async fn copy(
     let (up_read, up_write) = tokio::io::split(upstream);
     let both = async {
         tokio::try_join!(
-            one_way(down_read, up_write, &moved.up),
-            one_way(up_read, down_write, &moved.down),
+            one_way((down_read, Fault::Downstream), (up_write, Fault::Upstream), &moved.up),
+            one_way((up_read, Fault::Upstream), (down_write, Fault::Downstream), &moved.down),
         )
     };
     tokio::select! {
-        done = both => done.map(|_| ()).map_err(ForwardError::Tunnel),
+        done = both => done.map(|_| ()),
         () = stalled(idle, || (moved.up.get(), moved.down.get())) => Err(ForwardError::Idle),
     }
 }
 
+/// Copies one direction. Each end says whose fault its failure is.
 async fn one_way(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
+    (mut from, reading): (impl AsyncRead + Unpin, Fault),
+    (mut to, writing): (impl AsyncWrite + Unpin, Fault),
     count: &Cell<u64>,
-) -> std::io::Result<()> {
+) -> Result<(), ForwardError> {
+    let broken = |fault| move |source| ForwardError::Tunnel { fault, source };
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let n = from.read(&mut buffer).await?;
+        let n = from.read(&mut buffer).await.map_err(broken(reading))?;
         if n == 0 {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(broken(writing));
         }
-        to.write_all(buffer.get(..n).unwrap_or_default()).await?;
-        to.flush().await?;
+        let piece = buffer.get(..n).unwrap_or_default();
+        to.write_all(piece).await.map_err(broken(writing))?;
+        to.flush().await.map_err(broken(writing))?;
         count.set(count.get() + n as u64);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -21,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 use super::HttpError;
 use super::body::ResponseBody;
 use crate::limits;
+use crate::telemetry::{Metrics, PanicCount};
 use crate::tls::Protocol;
 
-/// Runs hyper's own tasks on the worker's thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
+/// Runs hyper's own tasks on the worker's thread; each HTTP/2 stream is one.
+#[derive(Clone, Debug)]
+pub struct LocalExecutor(pub Arc<Metrics>);
 
 impl<F> Executor<F> for LocalExecutor
 where
@@ -33,7 +35,9 @@ where
 {
     fn execute(&self, task: F) {
         // Ends with its connection, whose task is tracked: hyper owns nothing that outlives it.
+        let count = PanicCount(Arc::clone(&self.0));
         tokio::task::spawn_local(async move {
+            let _count = count;
             task.await;
         });
     }
@@ -48,6 +52,7 @@ pub async fn serve<IO, H, F>(
     protocol: Protocol,
     head_timeout: Duration,
     shutdown: &CancellationToken,
+    metrics: Arc<Metrics>,
     handler: H,
 ) -> Result<(), HttpError>
 where
@@ -87,7 +92,7 @@ where
                 .with_upgrades()
         ),
         Protocol::H2 => drive!(
-            http2::Builder::new(LocalExecutor)
+            http2::Builder::new(LocalExecutor(metrics))
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits::MAX_H2_STREAMS)
                 .max_header_list_size(u32::try_from(limits::MAX_HEAD_BYTES).unwrap_or(u32::MAX))

@@ -62,6 +62,26 @@ const HARMLESS_FIELDS: [&str; 5] = [
     "x-ratelimit-limit-tokens",
 ];
 
+/// The registered schemes, and those of wide use.
+const AUTHENTICATION_SCHEMES: [&str; 16] = [
+    "basic",
+    "bearer",
+    "concealed",
+    "digest",
+    "dpop",
+    "gnap",
+    "hoba",
+    "mutual",
+    "negotiate",
+    "ntlm",
+    "oauth",
+    "privatetoken",
+    "token",
+    "apikey",
+    "aws4-hmac-sha256",
+    "sharedkey",
+];
+
 /// Header fields in wire order of names, values of credentials masked.
 pub fn headers(map: &HeaderMap) -> Masked<Vec<(String, String)>> {
     let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
@@ -80,13 +100,18 @@ fn field_value(name: &str, value: String) -> String {
         },
         "authorization" | "proxy-authorization" => match value.split_once(' ') {
             // The scheme says how somebody authenticated; the rest is the secret.
-            Some((scheme, _)) if scheme.len() <= 20 => format!("{scheme} {MASK}"),
+            // Only schemes that are known: the first word of anything else may be the secret.
+            Some((scheme, _)) if is_scheme(scheme) => format!("{scheme} {MASK}"),
             _ => MASK.to_owned(),
         },
         "location" | "content-location" | "referer" => url(&value),
         _ if is_credential_field(name) => MASK.to_owned(),
         _ => value,
     }
+}
+
+fn is_scheme(word: &str) -> bool {
+    AUTHENTICATION_SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(word))
 }
 
 fn is_credential_field(name: &str) -> bool {
@@ -143,6 +168,45 @@ fn url(value: &str) -> String {
     }
 }
 
+/// Options whose value, the next argument, is a credential.
+const CREDENTIAL_OPTIONS: [&str; 8] =
+    ["-u", "--user", "--password", "--proxy-user", "-U", "--pass", "--oauth2-bearer", "--cert"];
+
+/// Command-line arguments: values of credential options, `NAME=VALUE` with a credential name,
+/// header arguments, and what URLs carry.
+pub fn argv(args: &[String]) -> Masked<Vec<String>> {
+    let mut out = Vec::with_capacity(args.len());
+    let mut value_next = false;
+    for arg in args {
+        let masked = if value_next { MASK.to_owned() } else { argument(arg) };
+        value_next = !value_next && is_credential_option(arg);
+        out.push(masked);
+    }
+    Masked(out)
+}
+
+fn is_credential_option(arg: &str) -> bool {
+    let named = arg.starts_with("--") && !arg.contains('=') && is_credential_parameter(arg);
+    CREDENTIAL_OPTIONS.contains(&arg) || named
+}
+
+fn argument(arg: &str) -> String {
+    if arg.contains("://") {
+        return url(arg);
+    }
+    // `-H 'Name: value'` and `Name: value`.
+    if let Some((name, value)) = arg.split_once(':') {
+        let field = name.trim_start_matches("-H").trim().to_ascii_lowercase();
+        if is_credential_field(&field) {
+            return format!("{name}: {}", field_value(&field, value.trim().to_owned()));
+        }
+    }
+    match arg.split_once('=') {
+        Some((name, _)) if is_credential_parameter(name) => format!("{name}={MASK}"),
+        _ => arg.to_owned(),
+    }
+}
+
 /// A recorded body. No rule looks inside one yet: see the module above.
 pub fn body(bytes: Bytes) -> Masked<Bytes> {
     Masked(bytes)
@@ -183,6 +247,25 @@ mod tests {
             .into_inner();
         assert!(!q.contains("s3cret"), "{q}");
         assert!(q.contains("a=1") && q.contains("page=2"), "{q}");
+    }
+
+    #[test]
+    fn arguments_lose_credentials() {
+        let args = |args: &[&str]| {
+            argv(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).into_inner().join(" ")
+        };
+        let curl = ["curl", "-H", "Authorization: Bearer s3cret", "-u", "me:s3cret", "https://a/"];
+        assert_eq!(args(&curl), "curl -H Authorization: Bearer [masked] -u [masked] https://a/");
+        for hidden in [
+            &["git", "clone", "https://me:s3cret@h/r"][..],
+            &["tool", "--api-key", "s3cret"],
+            &["tool", "--token=s3cret"],
+            &["env", "GITHUB_TOKEN=s3cret", "sh"],
+            &["curl", "https://h/?access_token=s3cret"],
+        ] {
+            assert!(!args(hidden).contains("s3cret"), "{}", args(hidden));
+        }
+        assert_eq!(args(&["make", "-j2", "CC=gcc", "a:b"]), "make -j2 CC=gcc a:b");
     }
 
     proptest! {

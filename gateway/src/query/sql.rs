@@ -5,6 +5,7 @@
 //! - bound: a table is collected up to `MAX_TABLE_BYTES`; the others stream
 //! - on failure: [`QueryError`]
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use clickhouse::Client;
@@ -41,8 +42,13 @@ pub async fn run(
 ) -> Result<(), QueryError> {
     match format {
         Format::Table => table(client, sql, out).await,
-        Format::Json => pass(client, sql, "JSONEachRow", for_terminal, out).await,
-        Format::Csv => pass(client, sql, "CSVWithNames", for_terminal, out).await,
+        // JSON is UTF-8 (RFC 8259 section 8.1), which ClickHouse does not see to: hashes are bytes.
+        Format::Json if !for_terminal => {
+            pass(client, sql, "JSONEachRow", Some(|text| text.into()), out).await
+        }
+        Format::Json => pass(client, sql, "JSONEachRow", Some(terminal::block), out).await,
+        Format::Csv if !for_terminal => pass(client, sql, "CSVWithNames", None, out).await,
+        Format::Csv => pass(client, sql, "CSVWithNames", Some(terminal::block), out).await,
     }
 }
 
@@ -115,31 +121,34 @@ fn cell(value: &Value) -> String {
     terminal::line(&text).into_owned()
 }
 
+/// Hands the server's answer on; with `clean`, as text that went through it line by line.
 async fn pass(
     client: &Client,
     sql: &str,
     format: &str,
-    for_terminal: bool,
+    clean: Option<fn(&str) -> Cow<'_, str>>,
     out: &mut dyn Write,
 ) -> Result<(), QueryError> {
     let failed = || QueryError::failed("running the query");
     let mut cursor = client.query_raw(sql).fetch_bytes(format).map_err(failed())?;
     let mut rest: Vec<u8> = Vec::new();
     while let Some(piece) = cursor.next().await.map_err(failed())? {
-        if !for_terminal {
+        let Some(clean) = clean else {
             out.write_all(&piece)?;
             continue;
-        }
+        };
         // Lines are cleaned whole, so that no character is cut in two.
         rest.extend_from_slice(&piece);
         if let Some(end) = rest.iter().rposition(|b| *b == b'\n') {
             let tail = rest.split_off(end + 1);
-            out.write_all(terminal::block(&String::from_utf8_lossy(&rest)).as_bytes())?;
+            out.write_all(clean(&String::from_utf8_lossy(&rest)).as_bytes())?;
             rest = tail;
         } else if rest.len() > MAX_TABLE_BYTES {
-            return Err(QueryError::Asked("a row is too large for a terminal".to_owned()));
+            return Err(QueryError::Asked("a row is too large to be shown".to_owned()));
         }
     }
-    out.write_all(terminal::block(&String::from_utf8_lossy(&rest)).as_bytes())?;
+    if let Some(clean) = clean {
+        out.write_all(clean(&String::from_utf8_lossy(&rest)).as_bytes())?;
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! - on failure: no lease; the body is then not recorded
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
@@ -18,6 +18,7 @@ pub struct BodyBudget(Arc<Inner>);
 struct Inner {
     left: AtomicUsize,
     max: usize,
+    refused: AtomicU64,
 }
 
 /// A part of the budget, given back when dropped.
@@ -31,13 +32,18 @@ pub struct BodyLease {
 impl BodyBudget {
     /// A budget of `max` bytes.
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Inner { left: AtomicUsize::new(max), max }))
+        Self(Arc::new(Inner { left: AtomicUsize::new(max), max, refused: AtomicU64::new(0) }))
     }
 
     /// Takes `bytes`, if there are so many.
     pub fn try_take(&self, bytes: usize) -> Option<BodyLease> {
         let mut lease = BodyLease { budget: self.clone(), bytes: 0 };
         lease.grow(bytes).then_some(lease)
+    }
+
+    /// How often there was not enough left: each is a body that is not recorded.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
     }
 
     /// Bytes in use.
@@ -54,6 +60,8 @@ impl BodyLease {
         let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
         if taken {
             self.bytes = self.bytes.saturating_add(more);
+        } else {
+            self.budget.0.refused.fetch_add(1, Ordering::Relaxed);
         }
         taken
     }
@@ -102,7 +110,7 @@ mod tests {
         assert!(budget.try_take(5).is_none());
         assert!(!lease.grow(5));
         assert!(lease.grow(4));
-        assert_eq!((lease.len(), budget.used()), (10, 10));
+        assert_eq!((lease.len(), budget.used(), budget.refused()), (10, 10, 2));
         let bytes = lease.attach(vec![7; 10]);
         let slice = bytes.slice(2..4);
         drop(bytes);

@@ -237,6 +237,8 @@ enum Cut {
     Abandoned,
     #[error("the gateway stopped before the response ended")]
     Stopped,
+    #[error("the exchange panicked")]
+    Panicked,
 }
 
 impl Faulty for Cut {
@@ -244,7 +246,7 @@ impl Faulty for Cut {
         match self {
             Self::Request(_) | Self::Abandoned => Fault::Downstream,
             Self::Response(_) => Fault::Upstream,
-            Self::Stopped => Fault::Internal,
+            Self::Stopped | Self::Panicked => Fault::Internal,
         }
     }
 
@@ -254,6 +256,7 @@ impl Faulty for Cut {
             Self::Response(_) => "response_cut",
             Self::Abandoned => "client_closed",
             Self::Stopped => "gateway_stopped",
+            Self::Panicked => "panic",
         }
     }
 }
@@ -342,7 +345,11 @@ impl Drop for Inner {
         let mut response = self.response.borrow_mut();
         let mut row = self.row.borrow().clone();
         if row.outcome == OK && !response.ended {
-            let cut = if self.stopping.is_cancelled() { Cut::Stopped } else { Cut::Abandoned };
+            let cut = match self.stopping.is_cancelled() {
+                _ if std::thread::panicking() => Cut::Panicked,
+                true => Cut::Stopped,
+                false => Cut::Abandoned,
+            };
             self.metrics.failed(&cut);
             row.outcome = cut.outcome();
             row.fault = cut.fault().as_str();

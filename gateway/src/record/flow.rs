@@ -19,6 +19,7 @@ use crate::capture::Captured;
 use crate::clock::WallUs;
 use crate::error::Faulty;
 use crate::identify::Identity;
+use crate::inspect::mask;
 
 /// An open flow.
 pub struct OpenFlow {
@@ -64,7 +65,7 @@ impl OpenFlow {
             exe_dev: process.exe.dev,
             exe_ino: process.exe.ino,
             comm: process.comm.clone(),
-            argv: process.argv.clone(),
+            argv: mask::argv(&process.argv).into_inner(),
             ancestors,
             uid: process.uid,
             gid: process.gid,

@@ -71,11 +71,19 @@ fn server(config: &config::Store, url: &str) -> Result<Client, SinkError> {
         .with_url(url)
         .with_user(&config.user)
         .with_database(&config.database)
-        .with_compression(Compression::Lz4);
+        .with_compression(if is_loopback(url) { Compression::None } else { Compression::Lz4 });
     match &config.password_file {
         Some(path) => Ok(client.with_password(password(path)?)),
         None => Ok(client),
     }
+}
+
+/// Bytes that do not leave the host are not worth compressing.
+fn is_loopback(url: &str) -> bool {
+    let uri = url.parse::<hyper::Uri>();
+    let host = uri.as_ref().ok().and_then(hyper::Uri::host).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn password(path: &Path) -> Result<String, SinkError> {
@@ -163,6 +171,18 @@ mod tests {
         config.url = Some("https://clickhouse.example:8443".to_owned());
         let said = connect(&config).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(said.contains("store.url") && said.contains("not supported yet"), "{said}");
+    }
+
+    #[test]
+    fn loopback_is_told_from_the_network() {
+        for url in ["http://127.0.0.1:8123", "http://localhost", "http://[::1]:8123/"] {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in
+            ["http://192.0.2.1:8123", "http://localhost.example", "http://[fe80::1]", "", "x"]
+        {
+            assert!(!is_loopback(url), "{url}");
+        }
     }
 
     #[test]

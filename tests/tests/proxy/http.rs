@@ -162,7 +162,7 @@ async fn heads_pass_with_their_case_and_repeats_and_nothing_is_added() {
                 User-Agent: t\r\n\r\n";
     say(&mut client, sent).await;
     let got = until(&mut client, "\r\n\r\nok").await;
-    assert_eq!(got, answer.replace("set-COOKIE", "set-COOKIE"), "the client's view");
+    assert_eq!(got, answer, "the client's view");
     drop(client);
     let seen = String::from_utf8(origin.received()[0].clone()).unwrap();
     assert_eq!(seen, sent, "the origin's view");
@@ -265,7 +265,7 @@ async fn absolute_form_becomes_origin_form() {
 #[tokio::test]
 async fn large_heads_and_many_fields_are_431() {
     let (gateway, origin) = plain_origin(|_| {}).await;
-    let large = format!("GET / HTTP/1.1\r\nHost: o.test\r\nX: {}\r\n\r\n", "a".repeat(80_000));
+    let large = format!("GET / HTTP/1.1\r\nHost: o.test\r\nX: {}\r\n\r\n", "a".repeat(200_000));
     let fields: String = (0..120).map(|i| format!("X-{i}: 1\r\n")).collect();
     let many = format!("GET / HTTP/1.1\r\nHost: o.test\r\n{fields}\r\n");
     for request in [large, many] {

@@ -57,7 +57,7 @@ async fn plain_http_can_be_refused() {
     let recorded = gateway.shutdown().await;
     let row = recorded.flow();
     assert_eq!((row.text("outcome"), row.text("mode")), ("plain_http_refused", "refused"));
-    assert_eq!((row.text("fault"), row.number("up_bytes")), ("policy", 31));
+    assert_eq!((row.text("fault"), row.number("up_bytes")), ("policy", 32));
     assert_eq!(recorded.metrics.outcome_count("plain_http_refused"), 1);
 }
 
@@ -126,7 +126,10 @@ async fn tls_that_carries_no_http_is_opaque() {
             (FlowRule::Refuse, Err(error)) => {
                 assert!(format!("{error:#}").contains("AccessDenied"), "{error:#}");
             }
-            (FlowRule::Forward, Ok(stream)) => drop(stream),
+            (FlowRule::Forward, Ok(mut stream)) => {
+                stream.shutdown().await.unwrap();
+                assert_eq!(rest(&mut stream).await, b"");
+            }
             (rule, tried) => panic!("{rule:?}: {tried:?}"),
         }
         gateway.quiet().await;

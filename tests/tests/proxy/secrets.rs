@@ -21,7 +21,7 @@ async fn credentials_are_in_no_recorded_byte_but_bodies() {
                 client::request(connection.is_h2(), "POST", host, &query, body).unwrap();
             for (name, value) in [
                 ("authorization", format!("Bearer {SECRET}")),
-                ("proxy-authorization", format!("Basic {SECRET}")),
+                ("proxy-authorization", format!("{SECRET} without a scheme")),
                 ("cookie", format!("sid={SECRET}; other={SECRET}")),
                 ("x-api-key", SECRET.to_owned()),
                 ("x-goog-api-key", SECRET.to_owned()),

@@ -20,8 +20,9 @@ use tokio_rustls::TlsAcceptor;
 use weir_tests::ca::{Flaw, TestCa};
 use weir_tests::client::{self, empty};
 use weir_tests::gateway::{DST, NAME, PLAIN, TestGateway};
+use weir_tests::origin::body::Pattern;
 
-use crate::wire::{https_origin, plain_origin, rest_text, say, talk, until};
+use crate::wire::{PATIENCE, https_origin, plain_origin, rest_text, say, talk, until};
 
 /// A body that ends when its sender is dropped.
 struct Fed(mpsc::Receiver<Bytes>);
@@ -77,7 +78,7 @@ async fn events_pass_one_by_one() {
             let event = Bytes::from(format!("data: {i}\n\n"));
             feed.send(event.clone()).await.unwrap();
             // the next event is not sent before this one is here
-            let frame = tokio::time::timeout(crate::wire::PATIENCE, body.frame()).await;
+            let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
             assert_eq!(frame.unwrap().unwrap().unwrap().into_data().unwrap(), event, "{alpn}");
         }
         drop(feed);
@@ -107,7 +108,7 @@ async fn a_client_that_goes_away_ends_the_stream_on_both_sides() {
         feed.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         body.frame().await.unwrap().unwrap();
         drop((body, connection));
-        tokio::time::timeout(crate::wire::PATIENCE, feed.closed()).await.expect("upstream is told");
+        tokio::time::timeout(PATIENCE, feed.closed()).await.expect("upstream is told");
         gateway.quiet().await;
         assert_eq!(gateway.metrics().outcome_count("client_closed"), 1, "{alpn}");
         let recorded = gateway.shutdown().await;
@@ -243,4 +244,90 @@ async fn connect_is_405() {
     assert_eq!((row.text("outcome"), row.number("status")), ("connect_refused", 405));
     assert_eq!((row.text("method"), row.text("dst_host")), ("CONNECT", "evil.test"));
     assert_eq!(recorded.metrics.outcome_count("connect_refused"), 1);
+}
+
+#[tokio::test]
+async fn answers_before_the_end_of_the_request_pass() {
+    for (down, up) in [("http/1.1", "http/1.1"), ("h2", "h2"), ("h2", "http/1.1")] {
+        let (gateway, _origin) = https_origin(&[up]).await;
+        let mut expected = Vec::new();
+        for (path, status) in [("/early", 200), ("/refuse-body", 417)] {
+            let mut connection = gateway.https(&[down]).await.unwrap();
+            let body = Pattern::new(300_000, 10_000, true).boxed();
+            let ask = connection.request("POST", NAME, path, body);
+            let response = tokio::time::timeout(PATIENCE, ask).await.unwrap().unwrap();
+            // An HTTP/1 origin that closes with the body unread resets the connection, which may
+            // overtake its answer: then upstream is to blame, in words.
+            let overtaken = (status, up, response.status().as_u16()) == (417, "http/1.1", 502);
+            let got = response.status().as_u16();
+            assert!(got == status || overtaken, "{path} {down} {up}: {got}");
+            expected.push((u64::from(got), if overtaken { "upstream_http" } else { "" }));
+            let text = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(!text.is_empty());
+        }
+        gateway.quiet().await;
+        let recorded = gateway.shutdown().await;
+        assert_eq!(recorded.exchanges.len(), 2);
+        for (row, (status, outcome)) in recorded.exchanges.iter().zip(expected) {
+            assert_eq!(row.number("status"), status);
+            let usual = ["ok", "request_cut"].contains(&row.text("outcome"));
+            assert!(usual || row.text("outcome") == outcome, "{row:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_http2_stream_leaves_the_others_alone() {
+    for up in ["h2", "http/1.1"] {
+        let (gateway, _origin) = https_origin(&[up]).await;
+        let mut connection = gateway.https(&["h2"]).await.unwrap();
+        let path = "/bytes/100000000?gap_ms=1";
+        let response = connection.request("GET", NAME, path, empty()).await.unwrap();
+        let mut body = response.into_body();
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        for _ in 0..5 {
+            assert_eq!(connection.get(NAME, "/bytes/7").await.unwrap().body().len(), 7);
+        }
+        gateway.until("the cancel", |m| m.outcome_count("client_closed") == 1).await;
+        drop(connection);
+        let recorded = gateway.shutdown().await;
+        let row = recorded.at("/bytes/100000000");
+        assert_eq!(row.text("outcome"), "client_closed");
+        assert!(row.number("resp_bytes") < 100_000_000);
+        // dropping the connection with unread data resets it
+        assert!(["ok", "client_connection"].contains(&recorded.flow().text("outcome")), "{up}");
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_streams_at_once_are_a_hundred_rows() {
+    for up in ["h2", "http/1.1"] {
+        let (gateway, origin) = https_origin(&[up]).await;
+        let connection = gateway.https(&["h2"]).await.unwrap();
+        let client::Sender::H2(sender) = &connection.sender else { panic!("not HTTP/2") };
+        let mut asking = tokio::task::JoinSet::new();
+        for i in 0..100 {
+            let mut sender = sender.clone();
+            let path = format!("/bytes/{}", 1000 + i);
+            let request = client::request(true, "GET", NAME, &path, empty()).unwrap();
+            asking.spawn(async move {
+                let response = sender.send_request(request).await.unwrap();
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(body, weir_tests::pattern::bytes(1000 + i));
+            });
+        }
+        while let Some(done) = asking.join_next().await {
+            done.unwrap();
+        }
+        drop(connection);
+        assert_eq!(origin.seen().requests(), 100);
+        if up == "h2" {
+            assert_eq!(origin.seen().tls_connections(), 1, "streams share one connection");
+        }
+        let recorded = gateway.shutdown().await;
+        assert_eq!(recorded.exchanges.len(), 100);
+        assert_eq!(recorded.flow().number("exchanges"), 100);
+        assert!(recorded.exchanges.iter().all(|row| row.text("outcome") == "ok"));
+    }
 }

@@ -11,7 +11,7 @@ use weir_gateway::config::HostPattern;
 use weir_tests::ca::{Flaw, TestCa};
 use weir_tests::client::{Connection, empty};
 use weir_tests::gateway::{BLACK_HOLE, DST, NAME, TestGateway};
-use weir_tests::origin::{ALPN, Origin};
+use weir_tests::origin::{ALPN, Options, Origin};
 
 use crate::wire::{https_origin, https_origin_with, rest, say, until};
 
@@ -227,4 +227,25 @@ async fn upstream_that_wants_http11_is_not_asked_for_more() {
     assert_eq!(origin.seen().heads()[0].version, http::Version::HTTP_11);
     drop((response, connection));
     gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_wants_a_client_certificate_is_502() {
+    let ca = TestCa::new("weir test CA");
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(ca.roots())).build();
+    let leaf = ca.leaf(&[NAME], Flaw::None);
+    let tls = rustls::ServerConfig::builder()
+        .with_client_cert_verifier(verifier.unwrap())
+        .with_single_cert(leaf.chain.clone(), leaf.key.clone_key())
+        .unwrap();
+    let options = Options { tls: Some(Arc::new(tls)), ..Options::default() };
+    let origin = Origin::with(options).await.unwrap();
+    let gateway = TestGateway::start(ca, |_| {}, &[(DST, origin.addr())]);
+    let mut connection = gateway.https(&["http/1.1"]).await.unwrap();
+    assert_eq!(connection.get(NAME, "/x").await.unwrap().status(), 502);
+    drop(connection);
+    assert_eq!(origin.seen().requests(), 0);
+    let recorded = gateway.shutdown().await;
+    assert_eq!(recorded.exchange().text("fault"), "upstream");
+    assert_ne!(recorded.exchange().text("outcome"), "ok");
 }

@@ -56,7 +56,7 @@ async fn every_field_comes_back() {
         version: "0.1.0",
         active_flows: 1,
         spool_bytes: 2,
-        counters: vec![("flows_total", 7), ("errors_total", u64::MAX)],
+        counters: vec![("flows_total".into(), 7), ("errors_total".into(), u64::MAX)],
         rss_bytes: 3,
     };
     sink.insert(Table::Heartbeats, "h", batch(&[heartbeat], 14)).await.unwrap();

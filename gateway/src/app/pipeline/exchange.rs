@@ -9,7 +9,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -18,9 +19,9 @@ use uuid::Uuid;
 use super::HttpFlow;
 use crate::error::Faulty;
 use crate::forward::ForwardError;
-use crate::forward::pool::{Key, SendFailed, Sender};
+use crate::forward::pool::{Key, Sender};
 use crate::forward::tunnel::{self, Moved};
-use crate::http::body::{Observed, ResponseBody};
+use crate::http::body::{Observed, RequestBody, ResponseBody};
 use crate::http::{HttpError, head, respond};
 use crate::inspect::mask;
 use crate::policy::Denied;
@@ -67,6 +68,7 @@ pub(super) async fn handle(
 ) -> Response<ResponseBody> {
     let shared = &http.flow.worker.shared;
     shared.metrics.exchanges_total.inc();
+    http.finished_asking();
     let id = Uuid::now_v7();
     let permit = match shared.recorder.reserve().await {
         Ok(permit) => permit,
@@ -87,7 +89,13 @@ pub(super) async fn handle(
         Err(error) => {
             let faulty = error.faulty();
             exchange.failed(faulty);
-            let response = respond::refuse(faulty, error.rule(), id);
+            let mut response = respond::refuse(faulty, error.rule(), id);
+            if response.status() == StatusCode::BAD_REQUEST && http.downstream == Protocol::H1 {
+                // What follows on the connection may be the rest of what was not understood.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             let rule = error.rule().unwrap_or_default();
             exchange.edit(|row| {
                 row.status = response.status().as_u16();
@@ -122,23 +130,16 @@ async fn forward(
     let lease = Rc::new(Lease { http: Rc::clone(http), sender: Cell::new(None) });
     let body = Observed::new(body, {
         let (lease, ended) = (Rc::clone(&lease), exchange.clone());
-        exchange.observer(Direction::Request, move || lease.release(&ended))
+        exchange.observer(Direction::Request, move || {
+            lease.http.finished_asking();
+            lease.release(&ended);
+        })
     });
-    let (mut sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
+    let (sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
     exchange.edit(|row| row.upstream_proto = proto(sender.protocol()));
     head::for_upstream(&mut parts, &authority, sender.protocol(), http.scheme)?;
-    let request = Request::from_parts(parts, body);
-    let response = match sender.send(request).await {
-        Ok(response) => response,
-        Err(SendFailed { request: Some(request), error }) if used => {
-            // The pooled connection was closed before it took anything: safe on a new one.
-            tracing::debug!(%error, "pooled connection was closed");
-            worker.shared.metrics.upstream_retried_total.inc();
-            sender = Box::pin(worker.pool.open(&http.permit, &http.key)).await?;
-            sender.send(request).await.map_err(|f| unsent(f.error))?
-        }
-        Err(SendFailed { error, .. }) => return Err(unsent(error)),
-    };
+    let request = Request::from_parts(parts, RequestBody::Downstream(body));
+    let (sender, response) = send(http, sender, used, request).await?;
     let masked = mask::headers(response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {
@@ -151,6 +152,45 @@ async fn forward(
 /// Tells a request body that broke off, which hyper calls the user's error, from upstream's doing.
 fn unsent(error: hyper::Error) -> ExchangeError {
     if error.is_user() { HttpError::Body(error).into() } else { ForwardError::Http(error).into() }
+}
+
+/// Sends a request; on a pooled connection that upstream closed meanwhile, once more on a new one
+/// where that is safe: when nothing of it was sent, or when it is a safe method without a body
+/// (RFC 9110 section 9.2.2).
+async fn send(
+    http: &HttpFlow,
+    mut sender: Sender,
+    used: bool,
+    request: Request<RequestBody>,
+) -> Result<(Sender, Response<Incoming>), ExchangeError> {
+    let copy = if used { repeatable(&request) } else { None };
+    let failed = match sender.send(request).await {
+        Ok(response) => return Ok((sender, response)),
+        Err(failed) => failed,
+    };
+    let broke_off = !failed.error.is_parse() && !failed.error.is_user();
+    let again = failed.request.or(copy).filter(|_| used && broke_off);
+    let Some(request) = again else { return Err(unsent(failed.error)) };
+    tracing::debug!(error = %failed.error, "pooled connection was closed");
+    let worker = &http.flow.worker;
+    worker.shared.metrics.upstream_retried_total.inc();
+    let mut sender = Box::pin(worker.pool.open(&http.permit, &http.key)).await?;
+    match sender.send(request).await {
+        Ok(response) => Ok((sender, response)),
+        Err(failed) => Err(unsent(failed.error)),
+    }
+}
+
+fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
 /// Passes upstream's response on, its body as it comes.
