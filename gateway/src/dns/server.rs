@@ -153,6 +153,8 @@ impl Server {
     }
 
     async fn datagrams(&self, socket: Rc<UdpSocket>) {
+        // A loop ends when it is asked to, or by a panic: then everything must stop.
+        let _guard = self.stop.clone().drop_guard();
         let mut buffer = vec![0; limits::MAX_DNS_UDP_BYTES + 1];
         loop {
             let received = tokio::select! {
@@ -197,6 +199,7 @@ impl Server {
     }
 
     async fn connections(&self, listener: TcpListener) {
+        let _guard = self.stop.clone().drop_guard();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

@@ -1,6 +1,6 @@
 //! The resolver before a scripted name server, and what its journal says about flows.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -18,6 +18,7 @@ use weir_tests::gateway::{DST, NAME, TestGateway};
 
 use crate::wire::https_origin_with;
 
+/// That of [`DST`].
 const IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
 fn gateway(change: impl FnOnce(&mut Config)) -> TestGateway {
@@ -303,16 +304,14 @@ async fn visit(gateway: &TestGateway) -> anyhow::Result<u16> {
     Ok(connection.get(NAME, "/status/200").await?.status().as_u16())
 }
 
-async fn server_with(ip: IpAddr) -> FakeDns {
-    let IpAddr::V4(ip) = ip else { panic!("IPv4") };
+async fn server_with(ip: Ipv4Addr) -> FakeDns {
     FakeDns::start(move |q, _| vec![own(&answer(q, vec![a(&format!("{NAME}."), ip)]))]).await
 }
 
 #[tokio::test]
 async fn flows_record_whether_their_name_was_resolved_to_their_address() {
-    let elsewhere = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-    for (resolved, want) in
-        [(None, "unknown"), (Some(elsewhere), "mismatch"), (Some(DST.ip()), "known")]
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 1);
+    for (resolved, want) in [(None, "unknown"), (Some(elsewhere), "mismatch"), (Some(IP), "known")]
     {
         let server = server_with(resolved.unwrap_or(elsewhere)).await;
         let upstream = server.addr();
@@ -333,10 +332,10 @@ async fn flows_record_whether_their_name_was_resolved_to_their_address() {
 
 #[tokio::test]
 async fn enforced_flows_must_go_where_their_name_was_resolved_to() {
-    let elsewhere = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 1);
     for passthrough in [false, true] {
         for (resolved, want) in
-            [(None, "unknown"), (Some(elsewhere), "mismatch"), (Some(DST.ip()), "known")]
+            [(None, "unknown"), (Some(elsewhere), "mismatch"), (Some(IP), "known")]
         {
             let server = server_with(resolved.unwrap_or(elsewhere)).await;
             let upstream = server.addr();
