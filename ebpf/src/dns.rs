@@ -142,8 +142,9 @@ fn restore(ctx: *mut bpf_sock_addr, family: u16) -> i32 {
     PASS
 }
 
+/// Where the resolver listens, if it does.
 #[inline(always)]
-fn port() -> Option<u16> {
+pub(crate) fn port() -> Option<u16> {
     DNS.get(0).map(|port| *port as u16).filter(|port| *port != 0)
 }
 

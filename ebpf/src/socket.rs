@@ -80,7 +80,10 @@ fn bind(ctx: *mut bpf_sock_addr) -> i32 {
         return REFUSE;
     };
     let here = maps::listener(maps::netns_cookie(ctx));
-    if port == config.gateway_port || here.is_some_and(|one| one.port == port) {
+    if port == config.gateway_port
+        || here.is_some_and(|one| one.port == port)
+        || crate::dns::port() == Some(port)
+    {
         count(Counter::BindRefused);
         return REFUSE;
     }

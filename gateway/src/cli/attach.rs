@@ -77,8 +77,7 @@ fn spec(config: &Config) -> Result<AttachSpec, CliError> {
         pin_dir: config.capture.pin_dir.clone(),
         exclude: config.capture.exclude.clone(),
         addresses: config.gateway.addresses,
-        // No resolver in the gateway yet.
-        dns_port: 0,
+        dns_port: config.dns.port,
         allow_dns: config.capture.allow_dns,
         devices: config.capture.devices.clone(),
         nftables: config.capture.nftables,

@@ -23,6 +23,8 @@ pub struct Raw {
     pub gateway: Gateway,
     /// Certificates, both sides.
     pub tls: Tls,
+    /// The resolver of captured processes.
+    pub dns: Dns,
     /// Flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.
@@ -157,6 +159,52 @@ impl Default for Tls {
     }
 }
 
+/// `[dns]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// Port on 127.0.0.1 and ::1, UDP and TCP. Default: 15053. Range: 1 to 65535.
+    pub port: u16,
+    /// Servers that answer, as `address:port`, asked in this order; at most 8. Default: those of
+    /// `/etc/resolv.conf`, read at start.
+    pub upstream: Vec<String>,
+    /// Host names (`name` or `*.name`) that are not looked up, neither themselves nor as an alias.
+    /// The answer is REFUSED. Default: none.
+    pub refuse: Vec<String>,
+    /// Queries waiting for an answer; further ones are dropped and counted. Default: 1024.
+    /// Range: 1 to 16384.
+    pub max_inflight: usize,
+    /// TCP connections; further ones are closed and counted. Default: 256. Range: 1 to 16384.
+    pub max_connections: usize,
+    /// For one query, over all servers and attempts. Default: `"5s"`. Range: 100 ms to 1 min.
+    pub timeout: String,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            port: 15053,
+            upstream: Vec::new(),
+            refuse: Vec::new(),
+            max_inflight: 1024,
+            max_connections: 256,
+            timeout: "5s".into(),
+        }
+    }
+}
+
+/// Value of `policy.dns_check`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsCheck {
+    /// Do not compare.
+    Off,
+    /// Compare and record.
+    Record,
+    /// Refuse what does not fit.
+    Enforce,
+}
+
 /// Value of the keys of `[policy]`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -175,11 +223,19 @@ pub struct Policy {
     pub plain_http: FlowRule,
     /// TCP that is neither TLS nor HTTP: `forward` or `refuse`. Default: `refuse`.
     pub opaque_tcp: FlowRule,
+    /// Whether the address of a TLS flow is one that weir's resolver answered for its server name:
+    /// `off`, `record`, or `enforce`, which refuses every other flow with a server name.
+    /// Default: `record`.
+    pub dns_check: DnsCheck,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { plain_http: FlowRule::Forward, opaque_tcp: FlowRule::Refuse }
+        Self {
+            plain_http: FlowRule::Forward,
+            opaque_tcp: FlowRule::Refuse,
+            dns_check: DnsCheck::Record,
+        }
     }
 }
 
