@@ -97,10 +97,10 @@ fn connect(ctx: *mut bpf_sock_addr, family: u16) -> i32 {
 
 #[inline(always)]
 fn redirect(ctx: *mut bpf_sock_addr, family: u16) -> i32 {
-    let Some(port) = port() else { return PASS };
     if user_port(ctx) != DNS_PORT {
         return PASS;
     }
+    let Some(port) = port() else { return PASS };
     // The resolver is in the gateway's namespace only: elsewhere loopback is somebody else.
     if maps::listener(maps::netns_cookie(ctx)).is_none() {
         count(Counter::RefusedNetns);
@@ -152,9 +152,8 @@ pub(crate) fn port() -> Option<u16> {
 fn server(ctx: *mut bpf_sock_addr, flags: u64) -> Option<&'static mut Server> {
     let map = addr_of!(DNS_SERVER).cast_mut().cast();
     // SAFETY: the socket pointer comes from the context, the map is this object's.
-    let server = unsafe {
-        helpers::bpf_sk_storage_get(map, maps::sock_of(ctx).cast(), null_mut(), flags)
-    };
+    let server =
+        unsafe { helpers::bpf_sk_storage_get(map, maps::sock_of(ctx).cast(), null_mut(), flags) };
     // SAFETY: null or a live value that the socket keeps alive. Two senders of one socket may
     // write it at once: then one of two servers that were asked is shown.
     unsafe { server.cast::<Server>().as_mut() }
