@@ -11,7 +11,7 @@
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use weir_ebpf_common::addr::{self, LOOPBACK_V4, LOOPBACK_V6_WORD};
+use weir_ebpf_common::addr::{self, LOOPBACK_V6_WORD};
 use weir_ebpf_common::{Counter, FAMILY_V4, FAMILY_V6, FLAG_REFUSE_QUIC, Listener};
 
 use crate::maps::{self, count, field, set_field};
@@ -107,18 +107,25 @@ fn tcp(ctx: *mut bpf_sock_addr, family: u16) -> i32 {
         }
         count(Counter::BoundDeviceCleared);
     }
-    redirect(ctx, family, orig_addr, listener);
+    let gateway = addr::spread(record.socket_cookie, listener.addresses);
+    redirect(ctx, family, orig_addr, gateway, listener);
     count(Counter::ConnectRedirected);
     PASS
 }
 
 /// Loopback in the socket's own family, because the socket cannot leave it.
 #[inline(always)]
-fn redirect(ctx: *mut bpf_sock_addr, family: u16, orig_addr: [u32; 4], listener: &Listener) {
+fn redirect(
+    ctx: *mut bpf_sock_addr,
+    family: u16,
+    orig_addr: [u32; 4],
+    gateway: u32,
+    listener: &Listener,
+) {
     if family == FAMILY_V4 {
-        set_field!((*ctx).user_ip4, LOOPBACK_V4);
+        set_field!((*ctx).user_ip4, gateway);
     } else if addr::is_mapped(orig_addr) {
-        set_user_addr6(ctx, addr::map_v4(LOOPBACK_V4));
+        set_user_addr6(ctx, addr::map_v4(gateway));
     } else {
         set_user_addr6(ctx, [0, 0, 0, LOOPBACK_V6_WORD]);
     }
@@ -170,7 +177,7 @@ fn excluded(addr: [u32; 4]) -> bool {
 }
 
 #[inline(always)]
-fn user_addr(ctx: *mut bpf_sock_addr, family: u16) -> [u32; 4] {
+pub(crate) fn user_addr(ctx: *mut bpf_sock_addr, family: u16) -> [u32; 4] {
     if family == FAMILY_V4 {
         return addr::map_v4(field!((*ctx).user_ip4));
     }
@@ -183,7 +190,7 @@ fn user_addr(ctx: *mut bpf_sock_addr, family: u16) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn set_user_addr6(ctx: *mut bpf_sock_addr, addr: [u32; 4]) {
+pub(crate) fn set_user_addr6(ctx: *mut bpf_sock_addr, addr: [u32; 4]) {
     set_field!((*ctx).user_ip6[0], addr[0]);
     set_field!((*ctx).user_ip6[1], addr[1]);
     set_field!((*ctx).user_ip6[2], addr[2]);
@@ -192,6 +199,6 @@ fn set_user_addr6(ctx: *mut bpf_sock_addr, addr: [u32; 4]) {
 
 /// The destination port in host byte order; the context holds it in network order in 32 bits.
 #[inline(always)]
-fn user_port(ctx: *mut bpf_sock_addr) -> u16 {
+pub(crate) fn user_port(ctx: *mut bpf_sock_addr) -> u16 {
     u16::from_be(field!((*ctx).user_port) as u16)
 }

@@ -2,7 +2,7 @@
 //!
 //! - input: a checked configuration and the seams
 //! - output: a running [`Gateway`]
-//! - bound: one thread per worker, one for control, one for the recorder
+//! - bound: one thread per worker, one for DNS, one for control, one for the recorder
 //! - on failure: [`AppError`]; nothing is half started
 
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::Capture;
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::dns::Journal;
 use crate::forward::dial::Dialer;
 use crate::policy::Engine;
 use crate::record::row::Producer;
@@ -26,6 +27,7 @@ use crate::tls::{Terminator, TlsError};
 
 pub mod build;
 mod control;
+mod dns;
 mod pipeline;
 pub mod tasks;
 mod worker;
@@ -52,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) upstream: Upstream,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
+    /// What names resolved to.
+    pub(crate) journal: Arc<Journal>,
     pub(crate) seams: Seams,
     pub(crate) delivered: Arc<crate::sink::deliver::Counters>,
     pub(crate) open_flows: AtomicUsize,
@@ -93,6 +97,7 @@ pub enum AppError {
 pub struct Gateway {
     shared: Arc<Shared>,
     addr: SocketAddr,
+    dns_addr: SocketAddr,
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     /// Ends the control thread, after the recorder has sealed its last segment.
@@ -104,6 +109,16 @@ impl Gateway {
     /// Where captured connections arrive (127.0.0.1).
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where the resolver listens (127.0.0.1, UDP and TCP).
+    pub fn dns_addr(&self) -> SocketAddr {
+        self.dns_addr
+    }
+
+    /// What names resolved to.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.shared.journal
     }
 
     /// Counters.

@@ -6,7 +6,7 @@
 //! - on failure: [`ConfigError`] lists every problem with its path; nothing starts
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// Certificates, both sides.
     pub tls: Tls,
+    /// The resolver of captured processes.
+    pub dns: Dns,
     /// What to do with flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.
@@ -59,6 +61,12 @@ pub struct Capture {
     pub pin_dir: PathBuf,
     /// Destinations that are not redirected.
     pub exclude: Vec<Net>,
+    /// Whether DNS over UDP may leave.
+    pub allow_dns: bool,
+    /// Network devices with a packet filter; `*` is all but loopback.
+    pub devices: Vec<String>,
+    /// Whether nftables guards the network namespace.
+    pub nftables: bool,
 }
 
 /// An address range, `10.0.0.0/8`.
@@ -75,6 +83,8 @@ pub struct Net {
 pub struct Gateway {
     /// Port on 127.0.0.1 and ::1 that captured connections arrive at; 0 picks one (tests).
     pub port: u16,
+    /// Addresses from 127.0.0.1 on that have it.
+    pub addresses: u16,
     /// Worker threads, each with its own runtime and listener.
     pub workers: usize,
     /// Concurrent flows.
@@ -154,6 +164,34 @@ pub enum FlowRule {
     Refuse,
 }
 
+/// See [`raw::Dns`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Port on 127.0.0.1 and ::1; 0 picks one (tests).
+    pub port: u16,
+    /// Servers that answer; none for those of resolv.conf(5).
+    pub upstream: Vec<SocketAddr>,
+    /// Names that are not looked up.
+    pub refuse: Vec<HostPattern>,
+    /// Queries waiting for an answer.
+    pub max_inflight: usize,
+    /// TCP connections.
+    pub max_connections: usize,
+    /// For one query.
+    pub timeout: Duration,
+}
+
+/// What to do about destinations that a name was not resolved to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsCheck {
+    /// Nothing.
+    Off,
+    /// Record what was found.
+    Record,
+    /// Record, and refuse what is not known.
+    Enforce,
+}
+
 /// See [`raw::Policy`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -161,6 +199,8 @@ pub struct Policy {
     pub plain_http: FlowRule,
     /// TCP that is neither TLS nor HTTP.
     pub opaque_tcp: FlowRule,
+    /// Server names and destinations.
+    pub dns_check: DnsCheck,
 }
 
 /// See [`raw::Record`].

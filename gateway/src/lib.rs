@@ -12,6 +12,7 @@ pub mod limits;
 pub mod telemetry;
 
 pub mod capture;
+pub mod dns;
 
 pub mod accept;
 pub mod identify;

@@ -27,6 +27,10 @@ pub const POOL_IDLE: Duration = Duration::from_secs(25);
 pub const MAX_CHUNK_MARKS: usize = 1024;
 /// Resolved processes and cgroup names kept.
 pub const MAX_CACHED_PROCESSES: usize = 8192;
+/// DNS messages over UDP; larger answers are asked for and given over TCP.
+pub const MAX_DNS_UDP_BYTES: usize = 4096;
+/// A DNS connection may wait so long for its next message, and for its client to read.
+pub const DNS_IDLE: Duration = Duration::from_secs(10);
 /// Exchanges that may be open or queued for the recorder at once.
 pub const MAX_OPEN_RECORDS: usize = 32 * 1024;
 /// One record in the spool; a larger one is a bug and is refused.

@@ -8,7 +8,8 @@
 //! The rules are those of `[policy]` and `[tls]` in the configuration. The policy document with
 //! identities, holds and obligations takes this module's place later; the two proofs stay.
 
-use crate::config::{self, FlowRule, HostPattern};
+use crate::config::{self, DnsCheck, FlowRule, HostPattern};
+use crate::dns::NameCheck;
 use crate::error::{Fault, Faulty};
 
 /// What a flow turned out to be.
@@ -86,6 +87,9 @@ pub enum Denied {
     /// The request names another host than the handshake (RFC 9110 section 7.4).
     #[error("the request's host is not the server name of its connection")]
     Misdirected,
+    /// `policy.dns_check = "enforce"`
+    #[error("the destination is not an address that the server name was resolved to")]
+    NotResolved,
 }
 
 impl Denied {
@@ -95,6 +99,7 @@ impl Denied {
             Self::PlainHttp => "policy.plain_http",
             Self::OpaqueTcp => "policy.opaque_tcp",
             Self::Misdirected => "sni-is-host",
+            Self::NotResolved => "policy.dns_check",
         }
     }
 }
@@ -109,6 +114,7 @@ impl Faulty for Denied {
             Self::PlainHttp => "plain_http_refused",
             Self::OpaqueTcp => "opaque_refused",
             Self::Misdirected => "misdirected",
+            Self::NotResolved => "destination_not_resolved",
         }
     }
 }
@@ -119,6 +125,7 @@ pub struct Engine {
     plain_http: FlowRule,
     opaque_tcp: FlowRule,
     passthrough: Vec<HostPattern>,
+    dns_check: DnsCheck,
 }
 
 impl Engine {
@@ -128,6 +135,7 @@ impl Engine {
             plain_http: config.policy.plain_http,
             opaque_tcp: config.policy.opaque_tcp,
             passthrough: config.tls.passthrough.clone(),
+            dns_check: config.policy.dns_check,
         }
     }
 
@@ -157,6 +165,24 @@ impl Engine {
                 Ok(Permit { treatment: Treatment::Opaque, rule: "policy.opaque_tcp" })
             }
             FlowKind::Opaque | FlowKind::TlsOther { .. } => Err(Denied::OpaqueTcp),
+        }
+    }
+
+    /// Whether server names are compared with destinations at all.
+    pub fn checks_names(&self) -> bool {
+        self.dns_check != DnsCheck::Off
+    }
+
+    /// Decides on the destination of a flow with a server name.
+    ///
+    /// # Errors
+    /// [`Denied::NotResolved`] when only destinations that the name was resolved to may pass.
+    pub fn destination(&self, check: NameCheck) -> Result<(), Denied> {
+        match check {
+            NameCheck::Unknown | NameCheck::Mismatch if self.dns_check == DnsCheck::Enforce => {
+                Err(Denied::NotResolved)
+            }
+            NameCheck::Known | NameCheck::Unknown | NameCheck::Mismatch => Ok(()),
         }
     }
 

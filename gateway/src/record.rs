@@ -35,7 +35,7 @@ pub use budget::{BodyBudget, BodyLease};
 pub use stats::RecordStats;
 pub use writer::WriterThread;
 
-use row::{BodyRow, ExchangeRow, FlowRow, GapRow, HeartbeatRow, Producer};
+use row::{BodyRow, DnsRow, ExchangeRow, FlowRow, GapRow, HeartbeatRow, Producer};
 
 /// Something to be recorded.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub enum Record {
     Gap(GapRow),
     /// A sign of life.
     Heartbeat(Box<HeartbeatRow>),
+    /// A question to the resolver.
+    Dns(Box<DnsRow>),
 }
 
 /// Why nothing new may begin.

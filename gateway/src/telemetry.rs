@@ -51,6 +51,30 @@ counters! {
     upstream_reused_total,
     /// Requests sent again on a new connection because a pooled one was already closed.
     upstream_retried_total,
+    /// DNS messages received.
+    dns_queries_total,
+    /// DNS queries refused by policy.
+    dns_refused_total,
+    /// DNS queries without a usable answer from upstream.
+    dns_failed_total,
+    /// DNS messages that are no question.
+    dns_malformed_total,
+    /// Upstream DNS answers ignored because they did not match the question: late or forged.
+    dns_mismatched_total,
+    /// DNS answers cut because the client takes no larger datagram.
+    dns_truncated_total,
+    /// DNS answers from which ECH parameters were taken.
+    dns_ech_removed_total,
+    /// DNS datagrams and connections dropped because a limit was reached.
+    dns_over_limit_total,
+    /// DNS queries that failed because no record could be reserved for them.
+    dns_unrecordable_total,
+    /// Flows to an address that their server name was resolved to.
+    dns_check_known_total,
+    /// Flows whose server name was not resolved here.
+    dns_check_unknown_total,
+    /// Flows to another address than their server name was resolved to.
+    dns_check_mismatch_total,
 }
 
 /// One counter or gauge.

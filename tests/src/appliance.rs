@@ -76,13 +76,14 @@ impl Site {
         assert!(engine.is_file(), "{} is missing: run `cargo xtask setup`", engine.display());
         let text = format!(
             "[host]\nid = \"{id}\"\n[capture]\ncgroup = \"{id}/captured\"\n\
+             nftables = false\ndevices = []\n\
              gateway_cgroup = \"{id}/gateway\"\npin_dir = \"/sys/fs/bpf/{id}\"\n\
-             [gateway]\nport = {}\ndrain_timeout = \"2s\"\n[tls]\nca_dir = \"{dir}/ca\"\n\
+             [dns]\nport = {}\n[gateway]\nport = {}\ndrain_timeout = \"2s\"\n[tls]\nca_dir = \"{dir}/ca\"\n\
              extra_roots = [\"{dir}/origin-ca.pem\"]\n[spool]\ndir = \"{dir}/spool\"\n\
              seal_after = \"200ms\"\n[admin]\nsocket = \"{dir}/admin.sock\"\n\
              [store]\nsocket = \"{dir}/store.sock\"\ndata_dir = \"{dir}/store\"\n\
              engine = {engine:?}\n{more}\n",
-            self.network.port,
+            self.network.dns_port, self.network.port,
         );
         std::fs::write(self.path(name), text).unwrap();
     }

@@ -126,6 +126,8 @@ pub struct Recorded {
     pub gaps: Vec<Row>,
     /// Rows of `heartbeats`.
     pub heartbeats: Vec<Row>,
+    /// Rows of `dns_queries`.
+    pub dns: Vec<Row>,
     /// All bytes of all segments but those of the table `bodies`.
     pub raw_without_bodies: Vec<u8>,
     /// The counters at the end.
@@ -145,6 +147,7 @@ impl TestGateway {
         let mut config = Config::parse("").expect("defaults");
         config.host.id = Some("test-host".into());
         config.gateway.port = 0;
+        config.dns.port = 0;
         config.gateway.workers = 1;
         config.gateway.drain_timeout = Duration::from_secs(2);
         config.tls.ca_dir = dir.path().join("ca");
@@ -306,6 +309,7 @@ impl Recorded {
             bodies: Vec::new(),
             gaps: Vec::new(),
             heartbeats: Vec::new(),
+            dns: Vec::new(),
             raw_without_bodies: Vec::new(),
             metrics,
             counters,
@@ -324,6 +328,7 @@ impl Recorded {
                     Table::Bodies => all.bodies.extend(decoded),
                     Table::Gaps => all.gaps.extend(decoded),
                     Table::Heartbeats => all.heartbeats.extend(decoded),
+                    Table::DnsQueries => all.dns.extend(decoded),
                 }
             }
         }

@@ -13,6 +13,7 @@
 pub mod appliance;
 pub mod ca;
 pub mod client;
+pub mod dns;
 pub mod gateway;
 pub mod load;
 pub mod origin;

@@ -37,6 +37,11 @@ impl Row {
         items.iter().map(|item| item.as_u64().expect("a number")).collect()
     }
 
+    /// The length of an array column.
+    pub fn length(&self, column: &str) -> usize {
+        self.value(column).as_array().unwrap_or_else(|| panic!("{column}: no array")).len()
+    }
+
     /// The bytes of a text column.
     pub fn bytes(&self, column: &str) -> Vec<u8> {
         match self.value(column) {

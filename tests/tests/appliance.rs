@@ -19,6 +19,8 @@ mod attribution;
 mod cli;
 #[path = "appliance/clients.rs"]
 mod clients;
+#[path = "appliance/dns.rs"]
+mod dns;
 #[path = "appliance/large.rs"]
 mod large;
 #[path = "appliance/loss.rs"]

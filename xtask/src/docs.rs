@@ -94,7 +94,7 @@ fn toml_type(kind: &str) -> Result<String> {
         return Ok(format!("array of {}", toml_type(inner)?));
     }
     Ok(match kind {
-        "String" | "FlowRule" => "string",
+        "String" | "FlowRule" | "DnsCheck" => "string",
         "PathBuf" => "path",
         "bool" => "boolean",
         "u8" | "u16" | "u32" | "u64" | "usize" => "integer",

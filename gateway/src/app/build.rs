@@ -14,9 +14,10 @@ use std::thread;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{AppError, Gateway, Seams, Shared, control, worker};
+use super::{AppError, Gateway, Seams, Shared, control, dns, worker};
 use crate::accept;
 use crate::config::Config;
+use crate::dns::server::Sockets;
 use crate::policy::Engine;
 use crate::record::row::Producer;
 use crate::tls::Terminator;
@@ -53,19 +54,32 @@ pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
         upstream,
         recorder,
         metrics,
+        journal: Arc::default(),
         seams,
         delivered: Arc::default(),
         open_flows: AtomicUsize::new(0),
         shutdown: CancellationToken::new(),
     });
-    let (workers, addr) = workers(&shared)?;
+    let port = shared.config.dns.port;
+    let sockets = Sockets::open(port).map_err(|source| AppError::Listen { port, source })?;
+    let dns_addr = sockets.addr();
+    let (mut workers, addr) = workers(&shared)?;
+    workers.push({
+        let shared = Arc::clone(&shared);
+        spawn("weir-dns", move || {
+            if let Err(error) = dns::run(Arc::clone(&shared), sockets) {
+                tracing::error!(%error, "dns failed");
+                shared.shutdown.cancel();
+            }
+        })?
+    });
     let stop_control = CancellationToken::new();
     let control = {
         let (shared, stop) = (Arc::clone(&shared), stop_control.clone());
         spawn("weir-control", move || control::start(&shared, client, &stop))?
     };
     let (control, writer) = (Some(control), Some(writer));
-    Ok(Gateway { shared, addr, workers, control, stop_control, writer })
+    Ok(Gateway { shared, addr, dns_addr, workers, control, stop_control, writer })
 }
 
 /// All listeners are open before the first worker runs: a port that is taken is an error here.
@@ -75,7 +89,8 @@ fn workers(shared: &Arc<Shared>) -> Result<(Vec<thread::JoinHandle<()>>, SocketA
     let mut all = Vec::new();
     let mut addr = SocketAddr::from(([127, 0, 0, 1], port));
     for _ in 0..shared.config.gateway.workers {
-        let listeners = accept::listen(port).map_err(failed(port))?;
+        let listeners =
+            accept::listen(port, shared.config.gateway.addresses).map_err(failed(port))?;
         if let Some(first) = listeners.first() {
             addr = first.local_addr().map_err(failed(port))?;
             port = addr.port();

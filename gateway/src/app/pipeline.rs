@@ -17,6 +17,7 @@ use super::worker::{Place, Worker};
 use crate::accept::Accepted;
 use crate::accept::wire::{Wire, WireCount};
 use crate::capture::Captured;
+use crate::dns::NameCheck;
 use crate::error::{Fault, Faulty};
 use crate::forward::pool::Key;
 use crate::forward::tunnel::{self, Moved};
@@ -183,6 +184,10 @@ async fn tls(
             return Err(denied.into());
         }
     };
+    if let Err(denied) = destination(flow, sni) {
+        refuse(&mut wire, &fatal_alert(Alert::AccessDenied)).await;
+        return Err(denied.into());
+    }
     match permit.treatment() {
         Treatment::Terminate => terminate(flow, wire, hello, permit, deadline).await,
         Treatment::Passthrough | Treatment::Opaque | Treatment::Plain => {
@@ -190,6 +195,23 @@ async fn tls(
             raw_tunnel(flow, wire, &permit).await
         }
     }
+}
+
+/// Whether the client was told this address for the name that it gives. An address without a name
+/// claims nothing.
+fn destination(flow: &Flow, sni: Option<&str>) -> Result<(), Denied> {
+    let shared = &flow.worker.shared;
+    let Some(name) = sni.filter(|_| shared.engine.checks_names()) else { return Ok(()) };
+    let address = flow.captured.orig_dst.0.ip();
+    let check = shared.journal.check(name, address, shared.seams.clock.mono());
+    flow.record.edit(|row| row.dns_check = check.as_str());
+    match check {
+        NameCheck::Known => &shared.metrics.dns_check_known_total,
+        NameCheck::Unknown => &shared.metrics.dns_check_unknown_total,
+        NameCheck::Mismatch => &shared.metrics.dns_check_mismatch_total,
+    }
+    .inc();
+    shared.engine.destination(check)
 }
 
 async fn terminate(

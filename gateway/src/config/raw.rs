@@ -23,6 +23,8 @@ pub struct Raw {
     pub gateway: Gateway,
     /// Certificates, both sides.
     pub tls: Tls,
+    /// The resolver of captured processes.
+    pub dns: Dns,
     /// Flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.
@@ -63,6 +65,14 @@ pub struct Capture {
     /// because every further entry is a way around the gateway. Default: `["127.0.0.0/8"]`;
     /// `::1` is always excluded.
     pub exclude: Vec<String>,
+    /// Let DNS over UDP (port 53) leave. Default: `true`.
+    pub allow_dns: bool,
+    /// Network devices that get a filter against packet sockets; `"*"` is all but loopback, as
+    /// they are when weir attaches. Default: `["*"]`.
+    pub devices: Vec<String>,
+    /// Guard the network namespace with an nftables table, too. Default: `true`; where nft is
+    /// missing this layer is reported as not active.
+    pub nftables: bool,
 }
 
 impl Default for Capture {
@@ -72,6 +82,9 @@ impl Default for Capture {
             gateway_cgroup: "weir/gateway".into(),
             pin_dir: "/sys/fs/bpf/weir".into(),
             exclude: vec!["127.0.0.0/8".into()],
+            allow_dns: true,
+            devices: vec!["*".into()],
+            nftables: true,
         }
     }
 }
@@ -82,6 +95,10 @@ impl Default for Capture {
 pub struct Gateway {
     /// Port on 127.0.0.1 and ::1. Default: 15443. Range: 1 to 65535.
     pub port: u16,
+    /// Addresses from 127.0.0.1 on that have this port. Each allows captured IPv4 sockets as many
+    /// concurrent connections as there are ephemeral ports (28232 by default). Default: 4.
+    /// Range: 1 to 64.
+    pub addresses: u16,
     /// Worker threads. Default: 0, one per core. Range: 0 to 256.
     pub workers: usize,
     /// Concurrent flows; further ones are refused and counted. Default: 16384. Range: 1 to 200000.
@@ -104,6 +121,7 @@ impl Default for Gateway {
     fn default() -> Self {
         Self {
             port: 15443,
+            addresses: 4,
             workers: 0,
             max_connections: 16_384,
             handshake_timeout: "10s".into(),
@@ -141,6 +159,52 @@ impl Default for Tls {
     }
 }
 
+/// `[dns]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// Port on 127.0.0.1 and ::1, UDP and TCP. Default: 15053. Range: 1 to 65535.
+    pub port: u16,
+    /// Servers that answer, as `address:port`, asked in this order; at most 8. Default: those of
+    /// `/etc/resolv.conf`, read at start.
+    pub upstream: Vec<String>,
+    /// Host names (`name` or `*.name`) that are not looked up, neither themselves nor as an alias.
+    /// The answer is REFUSED. Default: none.
+    pub refuse: Vec<String>,
+    /// Queries waiting for an answer; further ones are dropped and counted. Default: 1024.
+    /// Range: 1 to 16384.
+    pub max_inflight: usize,
+    /// TCP connections; further ones are closed and counted. Default: 256. Range: 1 to 16384.
+    pub max_connections: usize,
+    /// For one query, over all servers and attempts. Default: `"5s"`. Range: 100 ms to 1 min.
+    pub timeout: String,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            port: 15053,
+            upstream: Vec::new(),
+            refuse: Vec::new(),
+            max_inflight: 1024,
+            max_connections: 256,
+            timeout: "5s".into(),
+        }
+    }
+}
+
+/// Value of `policy.dns_check`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsCheck {
+    /// Do not compare.
+    Off,
+    /// Compare and record.
+    Record,
+    /// Refuse what does not fit.
+    Enforce,
+}
+
 /// Value of the keys of `[policy]`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -159,11 +223,19 @@ pub struct Policy {
     pub plain_http: FlowRule,
     /// TCP that is neither TLS nor HTTP: `forward` or `refuse`. Default: `refuse`.
     pub opaque_tcp: FlowRule,
+    /// Whether the address of a TLS flow is one that weir's resolver answered for its server name:
+    /// `off`, `record`, or `enforce`, which refuses every other flow with a server name.
+    /// Default: `record`.
+    pub dns_check: DnsCheck,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { plain_http: FlowRule::Forward, opaque_tcp: FlowRule::Refuse }
+        Self {
+            plain_http: FlowRule::Forward,
+            opaque_tcp: FlowRule::Refuse,
+            dns_check: DnsCheck::Record,
+        }
     }
 }
 

@@ -53,3 +53,31 @@ fn host_patterns_match_names_and_subdomains() {
     assert!(exact.matches("example.com") && !exact.matches("a.example.com"));
     assert!(HostPattern::parse("").is_err() && HostPattern::parse("a b").is_err());
 }
+
+#[test]
+fn dns_servers_and_names_are_checked() {
+    let text = r#"
+        [dns]
+        port = 15443
+        upstream = ["192.0.2.1:53", "[2001:db8::1]:53", "192.0.2.1", "dns.example:53", "192.0.2.1:0"]
+        refuse = ["*.example.com", "a b"]
+        max_inflight = 0
+        timeout = "2m"
+        [policy]
+        dns_check = "enforce"
+    "#;
+    let Err(ConfigError::Invalid(problems)) = Config::parse(text) else { panic!("accepted") };
+    for key in [
+        "dns.port",
+        "dns.upstream[2]",
+        "dns.upstream[3]",
+        "dns.upstream[4]",
+        "dns.refuse[1]",
+        "dns.max_inflight",
+        "dns.timeout",
+    ] {
+        assert!(problems.iter().any(|p| p.starts_with(key)), "{key} is missing in {problems:?}");
+    }
+    assert_eq!(problems.len(), 7, "{problems:?}");
+    assert!(Config::parse("[policy]\ndns_check = \"sometimes\"\n").is_err());
+}

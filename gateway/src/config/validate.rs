@@ -5,11 +5,11 @@
 //! - bound: none
 //! - on failure: every problem, each with the path of its key
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use super::{Config, FlowRule, HostPattern, Net, raw, units};
+use super::{Config, DnsCheck, FlowRule, HostPattern, Net, raw, units};
 
 /// Collects problems instead of stopping at the first.
 #[derive(Default)]
@@ -30,9 +30,15 @@ pub fn validate(raw: &raw::Raw) -> Result<Config, Vec<String>> {
         capture: capture(&raw.capture, &mut p),
         gateway: gateway(&raw.gateway, &mut p),
         tls: tls(&raw.tls, &mut p),
+        dns: dns(&raw.dns, raw.gateway.port, &mut p),
         policy: super::Policy {
             plain_http: rule(raw.policy.plain_http),
             opaque_tcp: rule(raw.policy.opaque_tcp),
+            dns_check: match raw.policy.dns_check {
+                raw::DnsCheck::Off => DnsCheck::Off,
+                raw::DnsCheck::Record => DnsCheck::Record,
+                raw::DnsCheck::Enforce => DnsCheck::Enforce,
+            },
         },
         record: record(&raw.record, &mut p),
         spool: spool(&raw.spool, &mut p),
@@ -77,11 +83,48 @@ impl Problems {
         value
     }
 
+    fn patterns(&mut self, key: &str, texts: &[String]) -> Vec<HostPattern> {
+        let mut patterns = Vec::new();
+        for (i, text) in texts.iter().enumerate() {
+            match HostPattern::parse(text) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(what) => self.add(&format!("{key}[{i}]"), what),
+            }
+        }
+        patterns
+    }
+
     fn count(&mut self, key: &str, value: usize, least: usize, most: usize) -> usize {
         if value < least || value > most {
             self.add(key, format!("{value} is not between {least} and {most}"));
         }
         value
+    }
+}
+
+fn dns(raw: &raw::Dns, gateway_port: u16, p: &mut Problems) -> super::Dns {
+    let port = p.count("dns.port", usize::from(raw.port), 1, 65_535);
+    if port == usize::from(gateway_port) {
+        p.add("dns.port", "must not be gateway.port");
+    }
+    let mut upstream = Vec::new();
+    for (i, text) in raw.upstream.iter().enumerate() {
+        match text.parse::<SocketAddr>() {
+            Ok(addr) if addr.port() != 0 => upstream.push(addr),
+            _ => {
+                let what = format!("{text:?} is not an address and port such as \"192.0.2.1:53\"");
+                p.add(&format!("dns.upstream[{i}]"), what);
+            }
+        }
+    }
+    p.count("dns.upstream", raw.upstream.len(), 0, 8);
+    super::Dns {
+        port: raw.port,
+        upstream,
+        refuse: p.patterns("dns.refuse", &raw.refuse),
+        max_inflight: p.count("dns.max_inflight", raw.max_inflight, 1, 16_384),
+        max_connections: p.count("dns.max_connections", raw.max_connections, 1, 16_384),
+        timeout: p.duration("dns.timeout", &raw.timeout, "100ms", "1m"),
     }
 }
 
@@ -122,6 +165,9 @@ fn capture(raw: &raw::Capture, p: &mut Problems) -> super::Capture {
         gateway_cgroup: raw.gateway_cgroup.clone(),
         pin_dir: raw.pin_dir.clone(),
         exclude,
+        allow_dns: raw.allow_dns,
+        devices: raw.devices.clone(),
+        nftables: raw.nftables,
     }
 }
 
@@ -140,8 +186,11 @@ fn gateway(raw: &raw::Gateway, p: &mut Problems) -> super::Gateway {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = p.count("gateway.workers", raw.workers, 0, 256);
     p.count("gateway.port", usize::from(raw.port), 1, 65_535);
+    let most = usize::from(weir_ebpf_common::MAX_ADDRESSES);
+    p.count("gateway.addresses", usize::from(raw.addresses), 1, most);
     super::Gateway {
         port: raw.port,
+        addresses: raw.addresses,
         workers: if workers == 0 { cores } else { workers },
         max_connections: p.count("gateway.max_connections", raw.max_connections, 1, 200_000),
         handshake_timeout: p.duration(
@@ -158,13 +207,7 @@ fn gateway(raw: &raw::Gateway, p: &mut Problems) -> super::Gateway {
 }
 
 fn tls(raw: &raw::Tls, p: &mut Problems) -> super::Tls {
-    let mut passthrough = Vec::new();
-    for (i, text) in raw.passthrough.iter().enumerate() {
-        match HostPattern::parse(text) {
-            Ok(pattern) => passthrough.push(pattern),
-            Err(what) => p.add(&format!("tls.passthrough[{i}]"), what),
-        }
-    }
+    let passthrough = p.patterns("tls.passthrough", &raw.passthrough);
     super::Tls {
         ca_dir: raw.ca_dir.clone(),
         extra_roots: raw.extra_roots.clone(),

@@ -85,6 +85,7 @@ impl OpenFlow {
             down_bytes: 0,
             exchanges: 0,
             dur_us: 0,
+            dns_check: "",
         };
         let permit = Cell::new(Some(permit));
         Self { row: RefCell::new(row), permit, count, started: Instant::now() }

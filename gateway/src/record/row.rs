@@ -44,12 +44,20 @@ pub enum Table {
     Gaps = 4,
     /// Liveness and counters.
     Heartbeats = 5,
+    /// One row per question to the resolver.
+    DnsQueries = 6,
 }
 
 impl Table {
     /// Every table, in the order in which a batch inserts them.
-    pub const ALL: [Self; 5] =
-        [Self::Bodies, Self::Exchanges, Self::Flows, Self::Gaps, Self::Heartbeats];
+    pub const ALL: [Self; 6] = [
+        Self::Bodies,
+        Self::Exchanges,
+        Self::Flows,
+        Self::DnsQueries,
+        Self::Gaps,
+        Self::Heartbeats,
+    ];
 
     /// The table's name in ClickHouse.
     pub const fn name(self) -> &'static str {
@@ -59,6 +67,7 @@ impl Table {
             Self::Bodies => "bodies",
             Self::Gaps => "gaps",
             Self::Heartbeats => "heartbeats",
+            Self::DnsQueries => "dns_queries",
         }
     }
 
@@ -75,6 +84,7 @@ impl Table {
             Self::Bodies => BodyRow::COLUMNS,
             Self::Gaps => GapRow::COLUMNS,
             Self::Heartbeats => HeartbeatRow::COLUMNS,
+            Self::DnsQueries => DnsRow::COLUMNS,
         }
     }
 
@@ -242,6 +252,11 @@ macro_rules! row {
     };
 }
 
+mod dns;
+mod health;
+pub use dns::DnsRow;
+pub use health::{GapRow, HeartbeatRow};
+
 /// Seconds since the epoch at which a row expires; saturates at the type's end (2106).
 fn expiry(ts_us: i64, retain_s: u32) -> u32 {
     let end = ts_us / 1_000_000 + i64::from(retain_s);
@@ -315,6 +330,9 @@ row! {
         exchanges: u32 = "UInt32",
         /// From accept to close, microseconds.
         dur_us: u64 = "UInt64",
+        /// `known`, `unknown` or `mismatch`: whether `sni` was resolved to `dst_ip`. Empty
+        /// without a server name, and when nothing was checked.
+        dns_check: &'static str = "LowCardinality(String)",
     }
 }
 
@@ -417,43 +435,6 @@ row! {
         content_encoding: String = "LowCardinality(String)",
         /// The bytes.
         body: bytes::Bytes = "String",
-    }
-}
-
-row! {
-    /// Loss that weir knows of.
-    GapRow = Gaps, keep retain_metadata_s {
-        /// 1 spool_full, 2 crash, 3 restart, 4 bypass, 5 body_cap, 6 parse_error, 7 kernel_drop,
-        /// 8 quarantine.
-        cause: u8 = "Enum8('spool_full' = 1, 'crash' = 2, 'restart' = 3, 'bypass' = 4, 'body_cap' = 5, 'parse_error' = 6, 'kernel_drop' = 7, 'quarantine' = 8)",
-        /// Producer whose records are missing; differs from `boot_id` after a crash.
-        gap_boot_id: Uuid = "UUID",
-        /// First record number that may be missing.
-        first_seq: u64 = "UInt64",
-        /// Last one, or 0 when it is not known.
-        last_seq: u64 = "UInt64",
-        /// Number of records lost, 0 when it is not known.
-        records: u64 = "UInt64",
-        /// Bytes lost, 0 when it is not known.
-        bytes: u64 = "UInt64",
-        /// What happened, in words.
-        detail: String = "String",
-    }
-}
-
-row! {
-    /// Liveness, and the counters that turn silence into a finding.
-    HeartbeatRow = Heartbeats, keep retain_metadata_s {
-        /// Version of weir.
-        version: &'static str = "LowCardinality(String)",
-        /// Flows open now.
-        active_flows: u32 = "UInt32",
-        /// Bytes in the spool.
-        spool_bytes: u64 = "UInt64",
-        /// Every non-zero counter of the gateway since its start.
-        counters: Vec<(String, u64)> = "Map(LowCardinality(String), UInt64)",
-        /// Resident memory, bytes.
-        rss_bytes: u64 = "UInt64",
     }
 }
 

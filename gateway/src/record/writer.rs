@@ -251,6 +251,7 @@ impl Work {
             Record::Exchange(row, bodies) => self.write_exchange(*row, bodies),
             Record::Gap(row) => self.append(&row),
             Record::Heartbeat(row) => self.append(row.as_ref()),
+            Record::Dns(row) => self.append(row.as_ref()),
         }
     }
 

@@ -14,11 +14,18 @@ use super::SinkError;
 const BOOKKEEPING: &str = include_str!("../../../deploy/clickhouse/0000_schema_migrations.sql");
 
 /// Every migration, oldest first. Only append: an applied file never changes.
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "record",
-    sql: include_str!("../../../deploy/clickhouse/0001_record.sql"),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "record",
+        sql: include_str!("../../../deploy/clickhouse/0001_record.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "dns",
+        sql: include_str!("../../../deploy/clickhouse/0002_dns.sql"),
+    },
+];
 
 /// One file.
 struct Migration {
@@ -179,8 +186,11 @@ mod tests {
         for table in Table::ALL {
             let start = format!("CREATE TABLE IF NOT EXISTS {}\n", table.name());
             let ddl = all.iter().find(|s| s.starts_with(&start)).unwrap();
+            let later = format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS ", table.name());
+            let later = all.iter().filter_map(|s| s.strip_prefix(&later));
             let lines: Vec<String> = ddl
                 .lines()
+                .chain(later)
                 .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
                 .collect();
             for (name, kind) in table.columns() {

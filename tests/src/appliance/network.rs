@@ -26,6 +26,8 @@ pub struct Network {
     pub inside: Ipv4Addr,
     /// A port for the gateway that nobody uses now.
     pub port: u16,
+    /// One for its resolver.
+    pub dns_port: u16,
 }
 
 impl Network {
@@ -35,11 +37,14 @@ impl Network {
         let link = format!("wa{}n{number}", std::process::id());
         let third = (0..=255).find(|third| is_free(*third)).expect("a free /24");
         let address = |last| Ipv4Addr::new(PREFIX[0], PREFIX[1], third, last);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Both at once, so that they differ.
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, dns_port] = free.map(|listener| listener.local_addr().unwrap().port());
         let (outside, inside) = (address(1), address(2));
         ip(&format!("netns add {id}"));
         // From here on the guard removes what exists.
-        let network = Self { name: id.to_owned(), link: link.clone(), outside, inside, port };
+        let network =
+            Self { name: id.to_owned(), link: link.clone(), outside, inside, port, dns_port };
         ip(&format!("link add {link} type veth peer name {link}p netns {id}"));
         ip(&format!("address add {outside}/24 dev {link}"));
         ip(&format!("link set {link} up"));

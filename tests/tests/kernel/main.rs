@@ -15,6 +15,7 @@
 )]
 
 mod concurrency;
+mod dns;
 mod lifecycle;
 mod redirect;
 mod udp;

@@ -52,6 +52,14 @@ impl Places {
             gateway_port,
             pin_dir: self.pin_dir.clone(),
             exclude: exclude.iter().map(|text| net(text)).collect(),
+            addresses: 1,
+            dns_port: 0,
+            allow_dns: true,
+            // Neither devices nor the packet filter of the host that runs the tests.
+            devices: Vec::new(),
+            nftables: false,
+            lsm: true,
+            upgrade: false,
         }
     }
 }
@@ -91,6 +99,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(name: &str, exclude: &[&str]) -> Self {
+        Self::with(name, exclude, |_| {})
+    }
+
+    /// With another attach.
+    pub(crate) fn with(name: &str, exclude: &[&str], change: impl FnOnce(&mut AttachSpec)) -> Self {
         let places = Places::new(name);
         cgroup::create(&places.gateway).unwrap();
         // Sockets belong to the cgroup in which they are made.
@@ -99,7 +112,9 @@ impl World {
         let port = v4.local_addr().unwrap().port();
         let v6 = listen((Ipv6Addr::LOCALHOST, port).into());
         cgroup::join(&places.home, None).unwrap();
-        loader::attach(&places.spec(port, exclude)).expect("attach");
+        let mut spec = places.spec(port, exclude);
+        change(&mut spec);
+        loader::attach(&spec).expect("attach");
         let capture = PinnedCapture::open(&places.pin_dir).expect("open pins");
         Self { v4, v6, port, capture, places }
     }

@@ -10,6 +10,7 @@
 )]
 
 mod bytes;
+mod dns;
 mod hostile;
 mod http;
 mod limits;

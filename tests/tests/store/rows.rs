@@ -1,7 +1,7 @@
 //! Rows arrive field by field as they were encoded.
 
 use serde_json::{Value, json};
-use weir_gateway::record::row::{GapRow, HeartbeatRow, Table};
+use weir_gateway::record::row::{DnsRow, GapRow, HeartbeatRow, Table};
 use weir_gateway::sink::{ClickHouseSink, RowSink as _};
 
 use super::support::{NOON_US, Store, batch, body, exchange, flow, producer};
@@ -60,7 +60,20 @@ async fn every_field_comes_back() {
         rss_bytes: 3,
     };
     sink.insert(Table::Heartbeats, "h", batch(&[heartbeat], 14)).await.unwrap();
+    sink.insert(Table::DnsQueries, "d", batch(&[dns("forwarded", "ok")], 15)).await.unwrap();
     let reader = store.reader();
+
+    let row = only_row(&reader, "SELECT * FROM dns_queries").await;
+    assert_fields(
+        &row,
+        &json!({
+            "seq": 15, "ts": "2026-01-31 12:00:00.000000", "qname": "a.example", "qtype": "HTTPS",
+            "rcode": "NOERROR", "answers": ["CNAME b.example.", "A 192.0.2.1"],
+            "decision": "forwarded", "outcome": "ok", "upstream": "192.0.2.53:53",
+            "ech_removed": 1, "proto": "udp", "client_port": 40_000, "dur_us": 1234,
+        }),
+    );
+    assert_eq!(row.as_object().unwrap().len(), Table::DnsQueries.columns().len());
 
     let row = only_row(&reader, "SELECT * FROM flows").await;
     assert_fields(
@@ -78,6 +91,7 @@ async fn every_field_comes_back() {
             "dst_ip": "::ffff:192.0.2.7", "dst_port": 443, "sni": "api.example.com", "alpn": "h2",
             "mode": "terminated", "outcome": "ok", "fault": "", "detail": "",
             "up_bytes": 1_u64 << 40, "down_bytes": 3, "exchanges": 2, "dur_us": 5_000_000,
+            "dns_check": "known",
         }),
     );
     assert_eq!(row.as_object().unwrap().len(), Table::Flows.columns().len());
@@ -140,4 +154,40 @@ async fn a_large_binary_body_comes_back() {
     assert!(back.bytes == bytes, "the bytes differ");
     let first = weir_gateway::query::show::body(&store.reader(), id, direction, 10).await.unwrap();
     assert_eq!((first.bytes.as_slice(), first.recorded), (&bytes[..10], bytes.len() as u64));
+}
+
+fn dns(decision: &'static str, outcome: &'static str) -> DnsRow {
+    DnsRow {
+        ts: NOON_US,
+        qname: "a.example".into(),
+        qtype: "HTTPS".into(),
+        rcode: "NOERROR".into(),
+        answers: vec!["CNAME b.example.".into(), "A 192.0.2.1".into()],
+        decision,
+        outcome,
+        upstream: "192.0.2.53:53".into(),
+        ech_removed: 1,
+        proto: "udp",
+        client_port: 40_000,
+        dur_us: 1234,
+    }
+}
+
+#[tokio::test]
+async fn refused_questions_and_mismatches_are_in_the_timeline() {
+    let (store, client) = Store::migrated().await;
+    let sink = ClickHouseSink::new(client);
+    let rows = [dns("forwarded", "ok"), dns("refused", "dns_refused")];
+    sink.insert(Table::DnsQueries, "d", batch(&rows, 1)).await.unwrap();
+    let (known, mut other) = (flow(0), flow(1));
+    other.dns_check = "mismatch";
+    sink.insert(Table::Flows, "f", batch(&[known, other], 3)).await.unwrap();
+    let sql = "SELECT event, severity, summary, dst_host FROM timeline ORDER BY event";
+    let rows: Vec<(String, String, String, String)> =
+        store.reader().query_raw(sql).fetch_all().await.unwrap();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert_eq!((&*rows[0].0, &*rows[0].1, &*rows[0].3), ("dns", "warn", "a.example"));
+    assert_eq!(rows[0].2, "refused a.example HTTPS -> NOERROR (dns_refused)");
+    assert_eq!((&*rows[1].0, &*rows[1].1), ("flow", "warn"));
+    assert!(rows[1].2.contains("not resolved to 192.0.2.7"), "{}", rows[1].2);
 }

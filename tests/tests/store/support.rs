@@ -204,6 +204,7 @@ pub(crate) fn flow(n: u64) -> FlowRow {
         down_bytes: 3,
         exchanges: 2,
         dur_us: 5_000_000,
+        dns_check: "known",
     }
 }
 
