@@ -23,8 +23,6 @@ pub(crate) const PORT: u16 = 15_443;
 pub(crate) const ADDRESSES: u16 = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 const ATTEMPT: &str = env!("CARGO_BIN_EXE_weir-test-bypass");
-/// What is on the wire arrives within this time: both ends are on this machine.
-const SETTLE: Duration = Duration::from_millis(25);
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,12 +117,13 @@ impl World {
     pub(crate) fn judge(&self, mut attempt: Attempt, two_steps: bool) -> Outcome {
         drop(self.accept());
         let before = if two_steps {
-            std::thread::sleep(SETTLE);
+            self.net.settle();
             let before = self.net.seen();
             // It may have been aborted already, which its answer tells.
             attempt.go();
             before
         } else {
+            self.net.settle();
             self.net.seen()
         };
         if attempt.name == "tcp-listening" {
@@ -133,7 +132,7 @@ impl World {
         let errno = attempt.answer();
         let status = attempt.child.wait().unwrap();
         assert!(status.success(), "{}: {status}", attempt.name);
-        std::thread::sleep(SETTLE);
+        self.net.settle();
         let captured = self.accept();
         let after = self.net.seen();
         if after.0 != before.0 || (attempt.name == "group-join" && after.1 != before.1) {
