@@ -220,7 +220,7 @@ fn marker(frame: &[u8]) -> Option<u64> {
     (is_udp && port).then(|| u64::from_be_bytes(number))
 }
 
-/// Whether a frame came from the near side and is not address resolution or its IPv6 relatives.
+/// Whether a frame came from the near side and is nothing that its kernel sends by itself.
 fn is_foreign(frame: &[u8]) -> bool {
     if frame.len() < 15 || frame[6..12] == [2, 0, 0, 0, 0, 2] {
         return false;
@@ -236,6 +236,8 @@ fn is_foreign(frame: &[u8]) -> bool {
             };
             !matches!(icmp, Some(130..=136 | 143))
         }
+        // The kernel resets what nobody listens for, on its own behalf and without data.
+        [0x08, 0x00] => !(frame[23] == 6 && frame.get(47).is_some_and(|flags| flags & 4 != 0)),
         _ => true,
     }
 }
