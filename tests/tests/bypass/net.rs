@@ -6,18 +6,19 @@
 //! - on failure: panics; the namespaces go with their last thread
 
 use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const ETH_P_ALL: u16 = 0x0003;
+const MARKER_PORT: u16 = 9;
 
 /// What the far end saw, and what it is asked to do.
 #[derive(Default)]
@@ -26,6 +27,8 @@ struct Seen {
     /// Apart, because the kernel repeats them for seconds.
     group_reports: AtomicU64,
     dial: AtomicBool,
+    /// The last marker that arrived.
+    marker: AtomicU64,
 }
 
 /// Three namespaces. The thread that made this is in the first.
@@ -33,6 +36,7 @@ pub(crate) struct Net {
     /// Path of the container's namespace.
     pub(crate) container: PathBuf,
     seen: Arc<Seen>,
+    sent: AtomicU64,
     stop: Arc<AtomicBool>,
     ends: Vec<JoinHandle<()>>,
 }
@@ -71,14 +75,14 @@ impl Net {
              ip -6 addr add 2001:db8::1/64 dev wv0 nodad\n\
              ip link set wv0 up"
         ));
-        let net = Self { container, seen, stop, ends: vec![far, inner] };
+        let net = Self { container, seen, sent: AtomicU64::new(0), stop, ends: vec![far, inner] };
         // Both ends wait until their devices are there, and set them up themselves.
         for end in &net.ends {
             end.thread().unpark();
         }
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         while !carrier() {
-            assert!(std::time::Instant::now() < deadline, "the far end did not come up");
+            assert!(Instant::now() < deadline, "the far end did not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -93,6 +97,20 @@ impl Net {
     /// reports of group memberships.
     pub(crate) fn seen(&self) -> (u64, u64) {
         (self.seen.frames.load(Ordering::SeqCst), self.seen.group_reports.load(Ordering::SeqCst))
+    }
+
+    /// Waits until everything that was sent before has been counted: a marker follows it through
+    /// the same queues.
+    pub(crate) fn settle(&self) {
+        std::thread::sleep(Duration::from_millis(3));
+        let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
+        let socket = UdpSocket::bind("198.51.100.1:0").unwrap();
+        socket.send_to(&number.to_be_bytes(), ("203.0.113.10", MARKER_PORT)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.seen.marker.load(Ordering::SeqCst) < number {
+            assert!(Instant::now() < deadline, "the far end does not see what is sent");
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Has the far end connect to the near one.
@@ -168,6 +186,10 @@ fn far_end(seen: &Arc<Seen>, stop: &Arc<AtomicBool>) -> impl FnOnce() + Send + '
                 drop(TcpStream::connect_timeout(&to, Duration::from_millis(300)));
             }
             let Ok(len) = sniffer.read(&mut frame) else { continue };
+            if let Some(number) = marker(&frame[..len]) {
+                seen.marker.store(number, Ordering::SeqCst);
+                continue;
+            }
             if !is_foreign(&frame[..len]) {
                 continue;
             }
@@ -190,7 +212,15 @@ fn container_end(stop: &Arc<AtomicBool>) -> impl FnOnce() + Send + 'static + use
     }
 }
 
-/// Whether a frame came from the near side and is not address resolution or its IPv6 relatives.
+/// The number in a marker: UDP over IPv4 to its port.
+fn marker(frame: &[u8]) -> Option<u64> {
+    let port = frame.get(36..38)? == MARKER_PORT.to_be_bytes();
+    let is_udp = frame.get(12..14)? == [0x08, 0x00] && frame.get(23)? == &17;
+    let number = frame.get(42..50)?.try_into().ok()?;
+    (is_udp && port).then(|| u64::from_be_bytes(number))
+}
+
+/// Whether a frame came from the near side and is nothing that its kernel sends by itself.
 fn is_foreign(frame: &[u8]) -> bool {
     if frame.len() < 15 || frame[6..12] == [2, 0, 0, 0, 0, 2] {
         return false;
@@ -206,6 +236,8 @@ fn is_foreign(frame: &[u8]) -> bool {
             };
             !matches!(icmp, Some(130..=136 | 143))
         }
+        // The kernel resets what nobody listens for, on its own behalf and without data.
+        [0x08, 0x00] => !(frame[23] == 6 && frame.get(47).is_some_and(|flags| flags & 4 != 0)),
         _ => true,
     }
 }

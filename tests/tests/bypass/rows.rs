@@ -68,6 +68,7 @@ pub(crate) const ROWS: [Row; 51] = [
     row("io-uring-sqpoll", Captured),
     row("io-uring-async", Captured),
     existing("tcp-existing", Refused),
+    existing("tcp-listening", Refused),
     row("udp-connect-443", Refused),
     row("udp-sendto-443", Refused),
     row("udp-connect-53", Refused),
@@ -103,5 +104,4 @@ pub(crate) const ROWS: [Row; 51] = [
     prepared("passed-connected", ClosedBy(&["lsm"])),
     row("move-root", Leaks("host: no write access to the cgroup file system")),
     row("unix-proxy", Leaks("host: no socket of a daemon outside that connects for others")),
-    existing("tcp-listening", Refused),
 ];

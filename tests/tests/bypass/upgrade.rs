@@ -53,7 +53,7 @@ fn upgrades_in_place_fail_no_connection() {
     let (mut connected, mut failed) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| serve(&world, &stop, &seen, &unknown));
-        let mut clients: Vec<_> = (0..PROCESSES).map(|_| world.start("churn")).collect();
+        let mut clients: Vec<_> = (0..PROCESSES).map(|_| world.spawn("churn")).collect();
         clients.iter_mut().for_each(|client| client.ready().unwrap());
         for _ in 0..UPGRADES {
             let so_far = seen.load(Ordering::SeqCst);
