@@ -65,7 +65,8 @@ pub struct Capture {
     /// because every further entry is a way around the gateway. Default: `["127.0.0.0/8"]`;
     /// `::1` is always excluded.
     pub exclude: Vec<String>,
-    /// Let DNS over UDP (port 53) leave. Default: `true`.
+    /// Let DNS over UDP (port 53) of sockets leave that were connected before weir attached; later
+    /// ones go to the resolver. Default: `false`.
     pub allow_dns: bool,
     /// Network devices that get a filter against packet sockets; `"*"` is all but loopback, as
     /// they are when weir attaches. Default: `["*"]`.
@@ -82,7 +83,7 @@ impl Default for Capture {
             gateway_cgroup: "weir/gateway".into(),
             pin_dir: "/sys/fs/bpf/weir".into(),
             exclude: vec!["127.0.0.0/8".into()],
-            allow_dns: true,
+            allow_dns: false,
             devices: vec!["*".into()],
             nftables: true,
         }
