@@ -30,6 +30,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// One appliance.
 pub struct Site {
+    weir: PathBuf,
     /// `weir up`, while it runs.
     up: Option<Child>,
     /// What the origin has seen.
@@ -47,12 +48,14 @@ impl Site {
     /// `more` are further lines: those before the first table header belong to `[store]`.
     pub fn new(more: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this suite needs root");
+        // Before anything is made that a missing binary could not remove.
+        let weir = binary();
         let id = format!("weir-appl-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let dir = tempfile::tempdir().unwrap();
         let network = Network::new(&id);
         std::fs::create_dir(dir.path().join("git")).unwrap();
         let origin = OriginThread::start(&network, API, dir.path());
-        let site = Self { up: None, origin, network, id, dir };
+        let site = Self { weir, up: None, origin, network, id, dir };
         let hosts = format!("127.0.0.1 localhost\n{} {API}\n", site.network.inside);
         std::fs::write(site.path("hosts"), hosts).unwrap();
         site.configure("weir.toml", more);
@@ -122,7 +125,7 @@ impl Site {
 
     /// `weir --config … ARGUMENTS`, with nothing in its environment that names a proxy or roots.
     pub fn weir(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.weir);
         command.arg("--config").arg(self.path("weir.toml")).args(arguments);
         self.bare(&mut command);
         command
@@ -145,7 +148,7 @@ impl Site {
         let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", self.show("hosts"));
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "client"]);
-        command.arg(binary()).arg("--config").arg(self.path("weir.toml"));
+        command.arg(&self.weir).arg("--config").arg(self.path("weir.toml"));
         command.args(["run", "--job", job, "--"]).args(words);
         self.bare(&mut command);
         command

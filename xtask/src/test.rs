@@ -50,6 +50,8 @@ const PRIVILEGED: [&str; 4] = ["kernel", "bypass", "store", "appliance"];
 /// Suites of `weir-tests`. `shown` lets them print, the table of ways past the capture among other
 /// things.
 fn privileged(only: &[&str], shown: bool) -> Result<()> {
+    // `cargo test` of one package does not build another one's binary, which these suites start.
+    sh::run(&mut sh::cargo(&["build", "-p", "weir-gateway", "-p", "weir-tests", "--bins"]))?;
     let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
     command.args(only.iter().flat_map(|name| ["--test", name]));
     command.args(["--", "--test-threads=1"]);
