@@ -29,6 +29,7 @@ pub mod build;
 mod control;
 mod dns;
 mod pipeline;
+mod reconcile;
 pub mod tasks;
 mod worker;
 

@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Shared;
+use super::reconcile::{Counts, Reconcile};
 use crate::admin::{self, Answer};
-use crate::capture::loader;
+use crate::capture::{CaptureError, loader, maps};
+use crate::error::Faulty as _;
 use crate::record::Record;
 use crate::record::row::{GapRow, HeartbeatRow};
 use crate::sink::deliver::run;
@@ -29,6 +31,7 @@ use crate::spool::reader::Reader;
 const BEAT_EVERY: Duration = Duration::from_secs(10);
 /// In the column `gaps.cause`.
 const CAUSE_QUARANTINE: u8 = 8;
+const CAUSE_KERNEL_DROP: u8 = 7;
 /// At shutdown the last segments get this long to reach ClickHouse; what does not stays spooled.
 const LAST_DELIVERY: Duration = Duration::from_secs(5);
 
@@ -107,12 +110,26 @@ async fn deliver(shared: &Shared, client: Client, source: Spooled, stop: &Cancel
 async fn beat(shared: &Shared, stop: &CancellationToken) {
     let mut every = tokio::time::interval(BEAT_EVERY);
     let mut told = 0;
+    let mut reconcile = None;
     loop {
         tokio::select! {
             _ = every.tick() => {}
             () = stop.cancelled() => return,
         }
-        let layers = layers(shared).await;
+        let mut more = layers(shared).await;
+        let before = accepted(shared);
+        let kernel = kernel_counts(shared).await;
+        if let Some(joined) = kernel.iter().find(|(name, _)| *name == JOINED).map(|(_, n)| *n) {
+            let reconcile =
+                reconcile.get_or_insert(Reconcile::from(Counts { joined, accepted: before }));
+            let lost = reconcile.lost(Counts { joined, accepted: accepted(shared) });
+            if lost > 0
+                && let Ok(permit) = shared.recorder.reserve().await
+            {
+                permit.send(Record::Gap(never_accepted(shared, lost)));
+            }
+        }
+        more.extend(kernel.into_iter().map(|(name, n)| (format!("kernel_{name}"), n)));
         let quarantined = shared.delivered.quarantined.load(Ordering::Relaxed);
         if quarantined > told
             && let Ok(permit) = shared.recorder.reserve().await
@@ -122,7 +139,7 @@ async fn beat(shared: &Shared, stop: &CancellationToken) {
         }
         // Full or failed spools refuse this too; they count for themselves.
         if let Ok(permit) = shared.recorder.reserve().await {
-            permit.send(Record::Heartbeat(Box::new(heartbeat(shared, layers))));
+            permit.send(Record::Heartbeat(Box::new(heartbeat(shared, more))));
         }
     }
 }
@@ -139,6 +156,37 @@ async fn layers(shared: &Shared) -> Vec<(String, u64)> {
         .collect()
 }
 
+/// The kernel's count of records that it put on the gateway's sockets.
+const JOINED: &str = "joined";
+
+/// The kernel's non-zero counters; none where nothing is attached, as in tests.
+async fn kernel_counts(shared: &Shared) -> Vec<(&'static str, u64)> {
+    let pin_dir = shared.config.capture.pin_dir.clone();
+    let read = tokio::task::spawn_blocking(move || maps::counters(&pin_dir)).await;
+    let Ok(Ok(counts)) = read else { return Vec::new() };
+    counts.into_iter().filter(|(name, n)| *n != 0 || *name == JOINED).collect()
+}
+
+/// Connections accepted with a record.
+fn accepted(shared: &Shared) -> u64 {
+    let without = shared.metrics.outcome_count(CaptureError::NoRecord.outcome());
+    shared.metrics.flows_total.value().saturating_sub(without)
+}
+
+/// Connections that the kernel redirected and no worker ever saw.
+fn never_accepted(shared: &Shared, lost: u64) -> GapRow {
+    GapRow {
+        ts: shared.seams.clock.wall().0,
+        cause: CAUSE_KERNEL_DROP,
+        gap_boot_id: shared.producer.boot_id,
+        first_seq: 0,
+        last_seq: 0,
+        records: lost,
+        bytes: 0,
+        detail: format!("{lost} redirected connections were never accepted"),
+    }
+}
+
 /// Segments were set aside: how many of their records ClickHouse has is not known.
 fn quarantine(shared: &Shared, segments: u64) -> GapRow {
     GapRow {
@@ -153,9 +201,9 @@ fn quarantine(shared: &Shared, segments: u64) -> GapRow {
     }
 }
 
-fn heartbeat(shared: &Shared, layers: Vec<(String, u64)>) -> HeartbeatRow {
+fn heartbeat(shared: &Shared, more: Vec<(String, u64)>) -> HeartbeatRow {
     let mut counters = shared.metrics.snapshot();
-    counters.extend(layers);
+    counters.extend(more);
     let stats = shared.recorder.stats().snapshot();
     let spool_bytes =
         stats.iter().find(|(name, _)| *name == "record_spool_bytes_now").map_or(0, |(_, n)| *n);

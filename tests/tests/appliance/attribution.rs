@@ -83,4 +83,9 @@ fn two_thousand_concurrent_connections_are_attributed_to_their_processes() {
     pids.sort_unstable();
     claimed.sort_unstable();
     assert_eq!(claimed, pids);
+    // The kernel handed over exactly what the gateway accepted, and the record says so.
+    let equal = "SELECT ts FROM heartbeats WHERE counters['flows_total'] >= 2000
+        AND counters['kernel_joined'] = counters['flows_total']";
+    site.rows(1, equal);
+    assert!(site.query("SELECT * FROM gaps WHERE cause = 'kernel_drop'").is_empty());
 }
