@@ -13,7 +13,13 @@ use weir_gateway::capture::{Capture as _, CaptureError, Captured};
 use crate::world::{Client, PATIENCE, World, start_ticks, ticks};
 
 const PROCESSES: u16 = 16;
-const CONNECTIONS: u16 = 10_000;
+
+/// How many connections a test makes: 10 000, or as `WEIR_TEST_CONNECTIONS` says, for emulated
+/// machines.
+fn connections() -> u16 {
+    let wanted = std::env::var("WEIR_TEST_CONNECTIONS");
+    wanted.map_or(10_000, |text| text.parse().expect("WEIR_TEST_CONNECTIONS is a number"))
+}
 
 /// How the gateway's picture compares with what the clients say about themselves.
 #[derive(Debug, Default)]
@@ -102,16 +108,19 @@ fn starts(clients: &[Client]) -> HashMap<u32, u64> {
 #[test]
 fn ten_thousand_held_connections_are_attributed() {
     let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let wanted = hard.max(u64::from(CONNECTIONS) * 2);
+    let wanted = hard.max(u64::from(connections()) * 2);
     if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_err() {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     }
     let (limit, _hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let room = u16::try_from(limit.saturating_sub(500)).unwrap_or(u16::MAX);
-    let each = CONNECTIONS.min(room) / PROCESSES;
+    let each = connections().min(room) / PROCESSES;
     let total = u64::from(each) * u64::from(PROCESSES);
-    if total < u64::from(CONNECTIONS) {
-        println!("!!! RLIMIT_NOFILE {limit} allows only {total} of {CONNECTIONS} connections !!!");
+    if total < u64::from(connections()) {
+        println!(
+            "!!! RLIMIT_NOFILE {limit} allows only {total} of {} connections !!!",
+            connections()
+        );
     }
     let world = World::new("held", &["127.0.0.0/8"]);
     let begun = Instant::now();
@@ -148,7 +157,7 @@ fn ten_thousand_held_connections_are_attributed() {
 #[test]
 fn reused_source_ports_do_not_confuse_attribution() {
     let world = World::new("churn", &["127.0.0.0/8"]);
-    let each = CONNECTIONS / PROCESSES;
+    let each = connections() / PROCESSES;
     let total = u64::from(each) * u64::from(PROCESSES);
     let ports = 4;
     let begun = Instant::now();
