@@ -25,7 +25,9 @@ pub(crate) const FACT: &str = "weir-vm: fact ";
 const INIT: &str = include_str!("init.sh");
 /// Loaded at the start, because nothing in the machine loads modules on demand. A kernel may have
 /// some of them built in.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
+    // not named by those that use it
+    "crc32c_generic",
     "dummy",
     "veth",
     "af_packet",

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -15,9 +15,8 @@ use crate::debian::Archive;
 
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// What is unpacked of the packages: they hold a hundred thousand kilobytes of drivers.
-const PATTERNS: [&str; 7] = [
-    "*/vmlinuz-*",
-    "*/config-*",
+const PATTERNS: [&str; 6] = [
+    "*/vmlinuz*",
     "*/kernel/net/*",
     "*/kernel/lib/*",
     "*/kernel/crypto/*",
@@ -30,7 +29,7 @@ pub(crate) struct Kernel {
     /// As `uname -r` says.
     pub(crate) release: String,
     pub(crate) image: PathBuf,
-    /// Holds `boot` and `lib/modules`.
+    /// Holds `lib/modules`.
     pub(crate) tree: PathBuf,
 }
 
@@ -57,15 +56,16 @@ pub(crate) fn get(work: &Path, suite: &str) -> Result<Kernel> {
     if !tree.exists() {
         fetch(&archive, &release, &tree).with_context(|| format!("getting Linux {release}"))?;
     }
-    let image = tree.join(format!("boot/vmlinuz-{release}"));
-    ensure!(image.exists(), "{} is missing", image.display());
+    let places = [format!("boot/vmlinuz-{release}"), format!("lib/modules/{release}/vmlinuz")];
+    let image = places.iter().map(|place| tree.join(place)).find(|path| path.exists());
+    let image = image.with_context(|| format!("no kernel in {}", tree.display()))?;
     println!("Linux {release} of {suite}");
     Ok(Kernel { release, image, tree })
 }
 
 fn fresh(stamp: &Path) -> bool {
     let modified = stamp.metadata().and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < FRESH))
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < FRESH))
 }
 
 /// What the meta package stands for at present.
