@@ -11,7 +11,7 @@
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use weir_ebpf_common::addr::{self, LOOPBACK_V4, LOOPBACK_V6_WORD};
+use weir_ebpf_common::addr::{self, LOOPBACK_V6_WORD};
 use weir_ebpf_common::{Counter, FAMILY_V4, FAMILY_V6, FLAG_REFUSE_QUIC, Listener};
 
 use crate::maps::{self, count, field, set_field};
@@ -107,18 +107,25 @@ fn tcp(ctx: *mut bpf_sock_addr, family: u16) -> i32 {
         }
         count(Counter::BoundDeviceCleared);
     }
-    redirect(ctx, family, orig_addr, listener);
+    let gateway = addr::spread(record.socket_cookie, listener.addresses);
+    redirect(ctx, family, orig_addr, gateway, listener);
     count(Counter::ConnectRedirected);
     PASS
 }
 
 /// Loopback in the socket's own family, because the socket cannot leave it.
 #[inline(always)]
-fn redirect(ctx: *mut bpf_sock_addr, family: u16, orig_addr: [u32; 4], listener: &Listener) {
+fn redirect(
+    ctx: *mut bpf_sock_addr,
+    family: u16,
+    orig_addr: [u32; 4],
+    gateway: u32,
+    listener: &Listener,
+) {
     if family == FAMILY_V4 {
-        set_field!((*ctx).user_ip4, LOOPBACK_V4);
+        set_field!((*ctx).user_ip4, gateway);
     } else if addr::is_mapped(orig_addr) {
-        set_user_addr6(ctx, addr::map_v4(LOOPBACK_V4));
+        set_user_addr6(ctx, addr::map_v4(gateway));
     } else {
         set_user_addr6(ctx, [0, 0, 0, LOOPBACK_V6_WORD]);
     }

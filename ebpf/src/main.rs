@@ -1,6 +1,7 @@
 //! weir's BPF programs: they collect, look up, rewrite and return a verdict; nothing else.
 //!
-//! - input: connects, sends and handshakes of two cgroups: the captured one and the gateway's
+//! - input: sockets, connects, packets and handshakes of two cgroups: the captured one and the
+//!   gateway's
 //! - output: connections redirected to the gateway, each with a [`weir_ebpf_common::Record`]
 //! - bound: no loops but the six ancestors; every map has a fixed size (`maps.rs`)
 //! - on failure: the connect is refused and counted; nothing passes around the gateway
@@ -11,9 +12,12 @@
 #![no_main]
 
 mod connect;
+mod egress;
+mod lsm;
 mod maps;
 mod process;
 mod sock_ops;
+mod socket;
 
 // Read by the kernel: `bpf_probe_read_kernel` and others are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -17,7 +17,9 @@ use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use weir_ebpf_common::{ABI_VERSION, Config, Counter, Listener, Offsets, Record, Tuple};
+use weir_ebpf_common::{
+    ABI_VERSION, Config, Counter, Listener, LsmOffsets, Offsets, Record, Tuple,
+};
 
 /// One entry. Owner: the loader, once.
 #[map]
@@ -70,6 +72,19 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     super_block_s_dev: 0,
 };
 
+/// Patched like `OFFSETS`, where security hooks are used.
+#[unsafe(no_mangle)]
+pub(crate) static LSM_OFFSETS: LsmOffsets = LsmOffsets {
+    socket_sk: 0,
+    sock_family: 0,
+    sock_cgroup: 0,
+    cgroup_level: 0,
+    cgroup_ancestors: 0,
+    cgroup_kn: 0,
+    kernfs_node_id: 0,
+    pad: 0,
+};
+
 /// Reads a context field with exactly one access of its size.
 macro_rules! field {
     ($($place:tt)+) => {{
@@ -101,6 +116,16 @@ macro_rules! offset {
     }};
 }
 pub(crate) use offset;
+
+/// One patched offset of the security hooks; see [`offset`].
+macro_rules! lsm_offset {
+    ($name:ident) => {{
+        let pointer = core::ptr::addr_of!($crate::maps::LSM_OFFSETS.$name);
+        // SAFETY: a static is always valid.
+        u64::from(unsafe { core::ptr::read_volatile(pointer) })
+    }};
+}
+pub(crate) use lsm_offset;
 
 /// Adds one. Per CPU and not atomic: a lost update costs a count, never a verdict.
 #[inline(always)]
@@ -293,6 +318,20 @@ pub(crate) fn current_uid_gid() -> (u32, u32) {
 pub(crate) fn current_cgroup_id() -> u64 {
     // SAFETY: takes nothing.
     unsafe { helpers::bpf_get_current_cgroup_id() }
+}
+
+/// Id of the current task's ancestor cgroup at a level; zero if it is not that deep (5.6).
+#[inline(always)]
+pub(crate) fn current_ancestor(level: u32) -> u64 {
+    // SAFETY: takes a plain number.
+    unsafe { helpers::bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
+/// Id of the ancestor at a level of the cgroup of a packet's socket; zero if there is none (4.19).
+#[inline(always)]
+pub(crate) fn ancestor_of_packet(skb: *mut c_void, level: u32) -> u64 {
+    // SAFETY: `skb` is the context the kernel passed.
+    unsafe { helpers::bpf_skb_ancestor_cgroup_id(skb.cast(), level as i32) }
 }
 
 #[inline(always)]

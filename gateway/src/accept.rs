@@ -28,24 +28,28 @@ pub struct Accepted {
 
 const BACKLOG: i32 = 4096;
 
-/// Opens the listeners of one worker: 127.0.0.1 and, where the host has IPv6, ::1.
+/// Opens the listeners of one worker: `addresses` from 127.0.0.1 on and, where the host has IPv6,
+/// ::1.
 ///
 /// Workers share the port through `SO_REUSEPORT`; the kernel spreads connections over them. Only
-/// the same user can join such a group, so that no captured process can.
+/// the same user can join such a group, and no captured process can bind the port at all.
 ///
 /// # Errors
-/// The operating system's answer for 127.0.0.1.
-pub fn listen(port: u16) -> std::io::Result<Vec<std::net::TcpListener>> {
-    let v4 = bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
-    let port = v4.local_addr()?.port();
-    match bind(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
-        Ok(v6) => Ok(vec![v4, v6]),
-        Err(error) => {
-            // Captured IPv6 connections then fail to connect: refused, not passed.
-            tracing::warn!(%error, "no IPv6 listener on ::1");
-            Ok(vec![v4])
-        }
+/// The operating system's answer for an IPv4 address.
+pub fn listen(port: u16, addresses: u16) -> std::io::Result<Vec<std::net::TcpListener>> {
+    let first = bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
+    let port = first.local_addr()?.port();
+    let mut all = vec![first];
+    for index in 1..u32::from(addresses) {
+        let addr = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + index);
+        all.push(bind(SocketAddr::new(addr.into(), port))?);
     }
+    match bind(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+        Ok(v6) => all.push(v6),
+        // Captured IPv6 connections then fail to connect: refused, not passed.
+        Err(error) => tracing::warn!(%error, "no IPv6 listener on ::1"),
+    }
+    Ok(all)
 }
 
 fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {

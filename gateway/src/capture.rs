@@ -13,9 +13,14 @@ use crate::error::{Fault, Faulty};
 pub mod btf;
 pub mod cgroup;
 pub mod fixed;
+pub mod layers;
 pub mod loader;
 pub mod maps;
+mod nft;
 pub mod pins;
+mod programs;
+mod sockets;
+mod syscall;
 
 /// The destination that the client asked for, before the redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +131,16 @@ pub enum CaptureError {
         /// `weir_ebpf_common::ABI_VERSION`.
         wanted: u32,
     },
+}
+
+impl CaptureError {
+    /// What was answered, without what was attempted.
+    fn detail(self) -> String {
+        match self {
+            Self::Bpf { detail, .. } => detail,
+            other => other.to_string(),
+        }
+    }
 }
 
 impl Faulty for CaptureError {

@@ -59,6 +59,12 @@ pub struct Capture {
     pub pin_dir: PathBuf,
     /// Destinations that are not redirected.
     pub exclude: Vec<Net>,
+    /// Whether DNS over UDP may leave.
+    pub allow_dns: bool,
+    /// Network devices with a packet filter; `*` is all but loopback.
+    pub devices: Vec<String>,
+    /// Whether nftables guards the network namespace.
+    pub nftables: bool,
 }
 
 /// An address range, `10.0.0.0/8`.
@@ -75,6 +81,8 @@ pub struct Net {
 pub struct Gateway {
     /// Port on 127.0.0.1 and ::1 that captured connections arrive at; 0 picks one (tests).
     pub port: u16,
+    /// Addresses from 127.0.0.1 on that have it.
+    pub addresses: u16,
     /// Worker threads, each with its own runtime and listener.
     pub workers: usize,
     /// Concurrent flows.

@@ -73,6 +73,7 @@ impl Site {
         assert!(engine.is_file(), "{} is missing: run `cargo xtask setup`", engine.display());
         let text = format!(
             "[host]\nid = \"{id}\"\n[capture]\ncgroup = \"{id}/captured\"\n\
+             nftables = false\ndevices = []\n\
              gateway_cgroup = \"{id}/gateway\"\npin_dir = \"/sys/fs/bpf/{id}\"\n\
              [gateway]\nport = {}\ndrain_timeout = \"2s\"\n[tls]\nca_dir = \"{dir}/ca\"\n\
              extra_roots = [\"{dir}/origin-ca.pem\"]\n[spool]\ndir = \"{dir}/spool\"\n\

@@ -40,9 +40,9 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
         })?;
     }
     match suite {
-        Suite::Kernel => sh::step("kernel tests", || privileged(Some("kernel")))?,
-        Suite::Store => sh::step("store tests", || privileged(Some("store")))?,
-        Suite::All => sh::step("privileged tests", || privileged(None))?,
+        Suite::Kernel => sh::step("kernel tests", || privileged(&["kernel", "bypass"], true))?,
+        Suite::Store => sh::step("store tests", || privileged(&["store"], false))?,
+        Suite::All => sh::step("privileged tests", || privileged(&PRIVILEGED, false))?,
         Suite::Host | Suite::Demo | Suite::Vm => {}
     }
     if all || suite == Suite::Demo {
@@ -53,14 +53,16 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
 }
 
 /// Test targets that need root; the others ran without privileges before.
-const PRIVILEGED: [&str; 3] = ["kernel", "store", "appliance"];
+const PRIVILEGED: [&str; 4] = ["kernel", "bypass", "store", "appliance"];
 
-/// Suites of `weir-tests`; `only` selects the test targets whose name begins with it.
-fn privileged(only: Option<&str>) -> Result<()> {
+/// Suites of `weir-tests`. `shown` lets them print, the table of ways past the capture among other
+/// things.
+fn privileged(only: &[&str], shown: bool) -> Result<()> {
     let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
-    match only {
-        Some(name) => command.args(["--test", &format!("{name}*")]),
-        None => command.args(PRIVILEGED.iter().flat_map(|name| ["--test", name])),
-    };
-    sh::run(command.args(["--", "--test-threads=1"]))
+    command.args(only.iter().flat_map(|name| ["--test", name]));
+    command.args(["--", "--test-threads=1"]);
+    if shown {
+        command.arg("--nocapture");
+    }
+    sh::run(&mut command)
 }

@@ -13,7 +13,8 @@ pub(crate) fn config(directory: &Path, kind: &str, port: u16) -> Result<String> 
     let mut text = format!(
         "[host]\nid = \"{kind}\"\norg = \"demo\"\nproject = \"{kind}\"\n\n\
          [capture]\ncgroup = \"{id}/captured\"\ngateway_cgroup = \"{id}/gateway\"\n\
-         pin_dir = \"/sys/fs/bpf/{id}\"\n\n\
+         pin_dir = \"/sys/fs/bpf/{id}\"\n\
+         nftables = false\ndevices = []\n\n\
          [gateway]\nport = {port}\ndrain_timeout = \"2s\"\n\n\
          [tls]\nca_dir = \"{directory}/weir-ca\"\nextra_roots = [\"{directory}/ca.pem\"]\n\n\
          [spool]\ndir = \"{directory}/spool\"\nmax_size = \"4GiB\"\nseal_after = \"200ms\"\n\n\

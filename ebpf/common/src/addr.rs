@@ -48,6 +48,21 @@ pub const fn is_loopback_v6(addr: [u32; 4]) -> bool {
     (addr[0] | addr[1] | addr[2]) == 0 && addr[3] == LOOPBACK_V6_WORD
 }
 
+/// Whether an address is in `::ffff:127.0.0.0/104`.
+#[inline(always)]
+pub const fn is_loopback_v4(addr: [u32; 4]) -> bool {
+    is_mapped(addr) && u32::from_be(addr[3]) >> 24 == 127
+}
+
+/// Which of the gateway's IPv4 addresses a socket is sent to: 127.0.0.1 and those that follow.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a remainder is less than its 16-bit divisor")]
+pub const fn spread(socket_cookie: u64, addresses: u16) -> u32 {
+    // Cookies count up, so that the remainder spreads evenly.
+    let index = if addresses == 0 { 0 } else { (socket_cookie % addresses as u64) as u32 };
+    (0x7f00_0001 + index).to_be()
+}
+
 /// Whether a UDP destination port belongs to QUIC. Host byte order.
 #[inline(always)]
 pub const fn is_quic_port(port: u16) -> bool {
@@ -101,6 +116,31 @@ mod tests {
             assert!(!is_loopback_v6(words(other)), "{other}");
         }
         assert_eq!(LOOPBACK_V4, v4("127.0.0.1"));
+    }
+
+    #[test]
+    fn loopback_v4_is_its_range() {
+        for inside in ["::ffff:127.0.0.1", "::ffff:127.255.255.255", "::ffff:127.0.0.0"] {
+            assert!(is_loopback_v4(words(inside)), "{inside}");
+        }
+        for outside in
+            ["::ffff:126.0.0.1", "::ffff:128.0.0.1", "::127.0.0.1", "::1", "::ffff:1.0.0.127"]
+        {
+            assert!(!is_loopback_v4(words(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn sockets_spread_over_all_addresses_and_no_other() {
+        for (cookie, addresses, address) in [
+            (0, 0, "127.0.0.1"),
+            (7, 1, "127.0.0.1"),
+            (4, 4, "127.0.0.1"),
+            (7, 4, "127.0.0.4"),
+            (u64::MAX, 64, "127.0.0.64"),
+        ] {
+            assert_eq!(spread(cookie, addresses), v4(address), "{cookie} of {addresses}");
+        }
     }
 
     #[test]

@@ -71,6 +71,38 @@ counters! {
     JoinNoTuple = "join_no_tuple",
     /// An accepted connection could not get its record for want of memory.
     JoinStorageFailed = "join_storage_failed",
+    /// Packet to loopback, passed.
+    EgressLoopback = "egress_loopback",
+    /// Packet to an excluded destination, passed.
+    EgressExcluded = "egress_excluded",
+    /// DNS query over UDP, passed.
+    EgressDns = "egress_dns",
+    /// Packet dropped: the configuration entry is missing or has another ABI version.
+    EgressRefusedConfig = "egress_refused_config",
+    /// Packet of a TCP connection that was not redirected, dropped.
+    EgressRefusedTcp = "egress_refused_tcp",
+    /// UDP packet, dropped.
+    EgressRefusedUdp = "egress_refused_udp",
+    /// ICMP packet, dropped.
+    EgressRefusedIcmp = "egress_refused_icmp",
+    /// Packet of another protocol or unreadable, dropped.
+    EgressRefusedOther = "egress_refused_other",
+    /// Packet that a captured process wrote onto a device itself, dropped.
+    DeviceRefused = "device_refused",
+    /// Raw socket, refused.
+    SocketRefusedRaw = "socket_refused_raw",
+    /// Socket of a protocol other than TCP, UDP and multipath TCP, refused.
+    SocketRefusedProtocol = "socket_refused_protocol",
+    /// Bind to the gateway's port, refused.
+    BindRefused = "bind_refused",
+    /// Socket option that sends packets unseen, refused.
+    OptionRefused = "option_refused",
+    /// Socket of another address family, refused by a security hook.
+    LsmFamilyRefused = "lsm_family_refused",
+    /// Connect of a socket that was made outside, refused by a security hook.
+    LsmConnectRefused = "lsm_connect_refused",
+    /// Send on a socket that was made outside, refused by a security hook.
+    LsmSendRefused = "lsm_send_refused",
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod pod;
 pub use counter::Counter;
 
 /// Version of everything in this crate. Any change of layout, meaning or map name raises it.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Ancestors recorded of a process, parent first.
 pub const MAX_ANCESTORS: usize = 6;
 /// Bytes recorded of a process's arguments.
@@ -33,6 +33,10 @@ pub const FAMILY_V6: u16 = 10;
 
 /// Flag of [`Config`]: refuse UDP to port 443, so that clients fall back from QUIC to TCP.
 pub const FLAG_REFUSE_QUIC: u32 = 1;
+/// Flag of [`Config`]: let UDP to port 53 leave.
+pub const FLAG_ALLOW_DNS: u32 = 2;
+/// Most loopback addresses that the gateway listens on.
+pub const MAX_ADDRESSES: u16 = 64;
 
 /// Written once by the loader, read by every program; the only entry of map `CONFIG`.
 #[repr(C)]
@@ -42,11 +46,15 @@ pub struct Config {
     pub abi_version: u32,
     /// `FLAG_*` bits.
     pub flags: u32,
-    /// The gateway's port in the loader's network namespace, host byte order. For `weir status`;
-    /// the programs read map `NETNS`.
+    /// Id of the captured cgroup.
+    pub captured_id: u64,
+    /// Its depth: 1 is a child of the root.
+    pub captured_level: u32,
+    /// The gateway's port in the loader's network namespace, host byte order. Nobody captured may
+    /// bind it. Redirects go where map `NETNS` says.
     pub gateway_port: u16,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// See [`Listener::addresses`].
+    pub addresses: u16,
 }
 
 /// Value of map `NETNS`: where the gateway listens in a network namespace.
@@ -55,8 +63,11 @@ pub struct Config {
 pub struct Listener {
     /// Port on 127.0.0.1 and ::1, host byte order.
     pub port: u16,
+    /// How many addresses from 127.0.0.1 on have it, 1 to [`MAX_ADDRESSES`]: each gives captured
+    /// sockets a range of source ports of its own.
+    pub addresses: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 4],
 }
 
 /// A process in a [`Record`].
@@ -180,16 +191,42 @@ pub struct Offsets {
     pub super_block_s_dev: u32,
 }
 
+/// See [`Offsets`]: what the security hooks read. All zero where the kernel lacks a member, and the
+/// hooks are not loaded then.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LsmOffsets {
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `sock.__sk_common.skc_family`
+    pub sock_family: u32,
+    /// `sock.sk_cgrp_data.cgroup`
+    pub sock_cgroup: u32,
+    /// `cgroup.level`
+    pub cgroup_level: u32,
+    /// `cgroup.ancestors`
+    pub cgroup_ancestors: u32,
+    /// `cgroup.kn`
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id`
+    pub kernfs_node_id: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
 // The layout both sides agree on. No implicit padding: sizes are the sums of the fields.
 const _: () = {
     use core::mem::{align_of, offset_of, size_of};
-    assert!(size_of::<Config>() == 12);
+    assert!(size_of::<Config>() == 24);
+    assert!(offset_of!(Config, captured_id) == 8);
+    assert!(offset_of!(Config, addresses) == 22);
     assert!(size_of::<Listener>() == 8);
     assert!(size_of::<Ancestor>() == 16);
     assert!(size_of::<Tuple>() == 40);
     assert!(offset_of!(Tuple, client_port) == 32);
     assert!(offset_of!(Tuple, gateway_port) == 34);
     assert!(size_of::<Offsets>() == 12 * 4);
+    assert!(size_of::<LsmOffsets>() == 8 * 4);
     assert!(align_of::<Record>() == 8);
     assert!(offset_of!(Record, exe_dev) == 40);
     assert!(offset_of!(Record, orig_addr) == 56);

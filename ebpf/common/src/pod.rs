@@ -6,7 +6,7 @@
 //! - on failure: cannot fail; the assertions in `lib.rs` exclude padding
 #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait; aya has no derive for it")]
 
-use crate::{Config, Listener, Offsets, Record, Tuple};
+use crate::{Config, Listener, LsmOffsets, Offsets, Record, Tuple};
 
 // SAFETY: repr(C), integers only, no padding (asserted), every bit pattern is valid.
 unsafe impl aya::Pod for Config {}
@@ -14,6 +14,8 @@ unsafe impl aya::Pod for Config {}
 unsafe impl aya::Pod for Listener {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Offsets {}
+// SAFETY: as above.
+unsafe impl aya::Pod for LsmOffsets {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Record {}
 // SAFETY: as above.

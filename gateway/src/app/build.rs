@@ -75,7 +75,8 @@ fn workers(shared: &Arc<Shared>) -> Result<(Vec<thread::JoinHandle<()>>, SocketA
     let mut all = Vec::new();
     let mut addr = SocketAddr::from(([127, 0, 0, 1], port));
     for _ in 0..shared.config.gateway.workers {
-        let listeners = accept::listen(port).map_err(failed(port))?;
+        let listeners =
+            accept::listen(port, shared.config.gateway.addresses).map_err(failed(port))?;
         if let Some(first) = listeners.first() {
             addr = first.local_addr().map_err(failed(port))?;
             port = addr.port();

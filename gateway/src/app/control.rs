@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::admin::{self, Answer};
+use crate::capture::loader;
 use crate::record::Record;
 use crate::record::row::{GapRow, HeartbeatRow};
 use crate::sink::deliver::run;
@@ -111,6 +112,7 @@ async fn beat(shared: &Shared, stop: &CancellationToken) {
             _ = every.tick() => {}
             () = stop.cancelled() => return,
         }
+        let layers = layers(shared).await;
         let quarantined = shared.delivered.quarantined.load(Ordering::Relaxed);
         if quarantined > told
             && let Ok(permit) = shared.recorder.reserve().await
@@ -120,9 +122,21 @@ async fn beat(shared: &Shared, stop: &CancellationToken) {
         }
         // Full or failed spools refuse this too; they count for themselves.
         if let Ok(permit) = shared.recorder.reserve().await {
-            permit.send(Record::Heartbeat(Box::new(heartbeat(shared))));
+            permit.send(Record::Heartbeat(Box::new(heartbeat(shared, layers))));
         }
     }
+}
+
+/// `layer_NAME`: 1 where a layer that enforces capture is active. Nothing where nothing is
+/// attached, as in tests. Lists pins and may run nft: not on this thread.
+async fn layers(shared: &Shared) -> Vec<(String, u64)> {
+    let pin_dir = shared.config.capture.pin_dir.clone();
+    let read = tokio::task::spawn_blocking(move || loader::layers(&pin_dir)).await;
+    let Ok(Ok(layers)) = read else { return Vec::new() };
+    layers
+        .into_iter()
+        .map(|one| (format!("layer_{}", one.name), u64::from(one.is_active())))
+        .collect()
 }
 
 /// Segments were set aside: how many of their records ClickHouse has is not known.
@@ -139,8 +153,9 @@ fn quarantine(shared: &Shared, segments: u64) -> GapRow {
     }
 }
 
-fn heartbeat(shared: &Shared) -> HeartbeatRow {
+fn heartbeat(shared: &Shared, layers: Vec<(String, u64)>) -> HeartbeatRow {
     let mut counters = shared.metrics.snapshot();
+    counters.extend(layers);
     let stats = shared.recorder.stats().snapshot();
     let spool_bytes =
         stats.iter().find(|(name, _)| *name == "record_spool_bytes_now").map_or(0, |(_, n)| *n);

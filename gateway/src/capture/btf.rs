@@ -10,7 +10,7 @@
 
 use std::io::Read as _;
 
-use weir_ebpf_common::Offsets;
+use weir_ebpf_common::{LsmOffsets, Offsets};
 
 use super::CaptureError;
 
@@ -39,16 +39,38 @@ pub enum BtfError {
     NoMember(String, String),
 }
 
-/// Offsets of everything the BPF programs read, from the running kernel.
+/// Offsets of everything the BPF programs read, from the running kernel; those of the security
+/// hooks only where it has them.
 ///
 /// # Errors
 /// [`CaptureError::Unsupported`] when the kernel has no BTF or lacks a member.
-pub fn running_kernel() -> Result<Offsets, CaptureError> {
+pub fn running_kernel() -> Result<(Offsets, Option<LsmOffsets>), CaptureError> {
     let unsupported = |detail: String| CaptureError::Unsupported(format!("{VMLINUX}: {detail}"));
     let file = std::fs::File::open(VMLINUX).map_err(|error| unsupported(error.to_string()))?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|error| unsupported(error.to_string()))?;
-    Btf::parse(bytes).and_then(|btf| offsets(&btf)).map_err(|error| unsupported(error.to_string()))
+    let btf = Btf::parse(bytes).map_err(|error| unsupported(error.to_string()))?;
+    let needed = offsets(&btf).map_err(|error| unsupported(error.to_string()))?;
+    Ok((needed, lsm_offsets(&btf).ok()))
+}
+
+/// The members that the security hooks read; `cgroup.ancestors` is younger than the rest (6.1).
+///
+/// # Errors
+/// [`BtfError::NoMember`] names the first that is missing.
+pub fn lsm_offsets(btf: &Btf) -> Result<LsmOffsets, BtfError> {
+    let sock = btf.offset("sock", "__sk_common")?;
+    let group = btf.offset("sock", "sk_cgrp_data")?;
+    Ok(LsmOffsets {
+        socket_sk: btf.offset("socket", "sk")?,
+        sock_family: sock.wrapping_add(btf.offset("sock_common", "skc_family")?),
+        sock_cgroup: group.wrapping_add(btf.offset("sock_cgroup_data", "cgroup")?),
+        cgroup_level: btf.offset("cgroup", "level")?,
+        cgroup_ancestors: btf.offset("cgroup", "ancestors")?,
+        cgroup_kn: btf.offset("cgroup", "kn")?,
+        kernfs_node_id: btf.offset("kernfs_node", "id")?,
+        pad: 0,
+    })
 }
 
 /// The members that the BPF programs read.

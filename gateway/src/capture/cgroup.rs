@@ -155,6 +155,28 @@ pub fn name_of(root: &Path, id: CgroupId) -> Option<PathBuf> {
     None
 }
 
+/// Ids of a cgroup and everything below it, as far as the bounds of the search reach.
+pub fn ids_below(root: &Path) -> std::collections::BTreeSet<u64> {
+    let mut ids = std::collections::BTreeSet::new();
+    let mut pending = vec![(root.to_owned(), 0_usize)];
+    while let Some((dir, depth)) = pending.pop() {
+        if ids.len() == MAX_DIRECTORIES {
+            break;
+        }
+        ids.extend(std::fs::metadata(&dir).map(|metadata| metadata.ino()));
+        if depth == MAX_DEPTH {
+            continue;
+        }
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if pending.len() < MAX_DIRECTORIES && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            {
+                pending.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    ids
+}
+
 fn io(action: &str, path: &Path, source: std::io::Error) -> CaptureError {
     CaptureError::Io { action: format!("{action} {}", path.display()), source }
 }
@@ -191,6 +213,8 @@ mod tests {
         assert_eq!(made, ["a", "a/b", "a/b/c"].map(|level| tmp.path().join(level)));
         assert_eq!(create(&dir).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(name_of(tmp.path(), id(&dir).unwrap()), Some(dir.clone()));
+        let all: Vec<u64> = made.iter().map(|level| id(level).unwrap().0).collect();
+        assert_eq!(ids_below(&made[0]), all.into_iter().collect());
         assert!(!remove(&made[0]).unwrap(), "not empty");
         for level in made.iter().rev() {
             assert!(remove(level).unwrap());

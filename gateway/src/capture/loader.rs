@@ -15,15 +15,14 @@ use std::path::{Component, Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, SockOps};
 use aya::{Ebpf, EbpfLoader, Pod};
-use weir_ebpf_common::{ABI_VERSION, Config, FLAG_REFUSE_QUIC, Listener};
+use weir_ebpf_common::{ABI_VERSION, Config, FLAG_ALLOW_DNS, FLAG_REFUSE_QUIC, Listener};
 
 use super::maps::{bpf, netns_cookie};
-use super::{CaptureError, CgroupId, btf, cgroup, pins};
+use super::{CaptureError, CgroupId, btf, cgroup, layers, nft, pins, programs, sockets};
 use crate::config::Net;
 
+pub use super::layers::{Layer, LayerState, layers};
 pub use super::pins::{Attachment, Detached, Status};
 
 /// The programs, built by `cargo xtask ebpf`.
@@ -32,17 +31,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     "/../ebpf/prebuilt/weir.bpf.o"
 ));
 
-/// Address programs of the captured cgroup. `connect` comes last: until then nothing is redirected.
-const ADDRESS_PROGRAMS: [&str; 6] = [
-    "weir_peername4",
-    "weir_peername6",
-    "weir_sendmsg4",
-    "weir_sendmsg6",
-    "weir_connect4",
-    "weir_connect6",
-];
-const CLIENT_PROGRAM: &str = "weir_client";
-const SERVER_PROGRAM: &str = "weir_server";
 /// Every map of the object, pinned under its own name.
 const MAPS: [&str; 8] =
     ["CONFIG", "NETNS", "EXCLUDE_V4", "EXCLUDE_V6", "TUPLES", "COUNTERS", "CLIENT", "SERVER"];
@@ -62,6 +50,19 @@ pub struct AttachSpec {
     pub pin_dir: PathBuf,
     /// Destinations that are not redirected. `::1` is always one of them.
     pub exclude: Vec<Net>,
+    /// How many addresses from 127.0.0.1 on the gateway listens on, 1 to
+    /// [`weir_ebpf_common::MAX_ADDRESSES`].
+    pub addresses: u16,
+    /// Whether UDP to port 53 may leave.
+    pub allow_dns: bool,
+    /// Devices of this network namespace that get a packet filter; `*` is all but loopback.
+    pub devices: Vec<String>,
+    /// Whether nftables guards this network namespace, too.
+    pub nftables: bool,
+    /// Whether security hooks are used where the kernel has them.
+    pub lsm: bool,
+    /// Whether an attached capture of the same cgroups and port is replaced in place.
+    pub upgrade: bool,
 }
 
 /// What `attach` did.
@@ -75,44 +76,94 @@ pub struct Attached {
     pub bpffs_mounted: Option<PathBuf>,
     /// Whether pins of an unfinished or orphaned attach were replaced.
     pub replaced_stale: bool,
+    /// Whether an attached capture got these programs in place.
+    pub upgraded: bool,
+    /// Connections that captured processes had before, in this network namespace, and that were
+    /// aborted; or why that was not possible. Their packets are dropped in any case.
+    pub aborted: Result<usize, String>,
 }
 
-/// Attaches the programs.
+/// Attaches the programs, or replaces those of an attached capture from one call to the next.
 ///
 /// # Errors
 /// [`CaptureError::AlreadyAttached`] when the pins are in use, [`CaptureError::Unsupported`] when
 /// the kernel or the host lacks something, and others when a step fails.
 pub fn attach(spec: &AttachSpec) -> Result<Attached, CaptureError> {
     check_places(spec)?;
-    let offsets = btf::running_kernel()?;
-    let replaced_stale = match pins::status(&spec.pin_dir) {
-        Ok(Status::Detached) => spec.pin_dir.exists(),
-        Ok(Status::Stale) => true,
-        Ok(Status::Attached(_)) => {
-            return Err(CaptureError::AlreadyAttached(spec.pin_dir.clone()));
-        }
-        Err(error) => return Err(error),
+    let replaced_stale = match pins::status(&spec.pin_dir)? {
+        Status::Detached => spec.pin_dir.exists(),
+        Status::Stale => true,
+        Status::Attached(to) if spec.upgrade && is_same(&to, spec) => return upgrade(spec),
+        Status::Attached(_) => return Err(CaptureError::AlreadyAttached(spec.pin_dir.clone())),
     };
     if replaced_stale {
-        pins::remove(&spec.pin_dir)?;
+        detach(&spec.pin_dir)?;
     }
-    let mut object = EbpfLoader::new()
-        .override_global("OFFSETS", &offsets, true)
-        .load(OBJECT)
-        .map_err(|error| bpf("loading the BPF object".into(), &error))?;
-    load_programs(&mut object)?;
-    write_maps(&mut object, spec)?;
+    let mut object = load(None)?;
     let bpffs_mounted = pins::create(&spec.pin_dir)?;
     match attach_and_pin(&mut object, spec) {
         Ok((captured, gateway)) => {
-            Ok(Attached { captured, gateway, bpffs_mounted, replaced_stale })
+            // With the hooks in place nothing comes after these.
+            let aborted = sockets::abort(&cgroup::ids_below(&spec.captured));
+            Ok(Attached {
+                captured,
+                gateway,
+                bpffs_mounted,
+                replaced_stale,
+                upgraded: false,
+                aborted: aborted.map_err(|error| error.to_string()),
+            })
         }
         Err(error) => {
             // The first failure is the one to report; what cannot be removed is stale for the next.
-            drop(pins::remove(&spec.pin_dir));
+            drop(detach(&spec.pin_dir));
             Err(error)
         }
     }
+}
+
+/// Whether an upgrade leaves every connection where it is.
+fn is_same(to: &Attachment, spec: &AttachSpec) -> bool {
+    to.captured == spec.captured
+        && to.gateway == spec.gateway
+        && to.gateway_port == spec.gateway_port
+}
+
+/// Maps and links stay; only programs change. A failure leaves the old programs in the links that
+/// were not reached yet: both enforce the same ABI.
+fn upgrade(spec: &AttachSpec) -> Result<Attached, CaptureError> {
+    let mut object = load(Some(&spec.pin_dir))?;
+    let captured = cgroup::id(&spec.captured)?;
+    let gateway = cgroup::id(&spec.gateway)?;
+    write_maps(&mut object, spec, captured)?;
+    attach_programs(&mut object, spec)?;
+    Ok(Attached {
+        captured,
+        gateway,
+        bpffs_mounted: None,
+        replaced_stale: false,
+        upgraded: true,
+        aborted: Ok(0),
+    })
+}
+
+/// With `pinned`, over the maps in that directory.
+fn load(pinned: Option<&Path>) -> Result<Ebpf, CaptureError> {
+    let (offsets, lsm) = btf::running_kernel()?;
+    let lsm = lsm.unwrap_or_default();
+    let mut loader = EbpfLoader::new();
+    for name in MAPS {
+        if let Some(pin_dir) = pinned {
+            loader.map_pin_path(name, pin_dir.join(name));
+        }
+    }
+    let mut object = loader
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("LSM_OFFSETS", &lsm, true)
+        .load(OBJECT)
+        .map_err(|error| bpf("loading the BPF object".into(), &error))?;
+    programs::load(&mut object)?;
+    Ok(object)
 }
 
 /// Removes the hooks, the pins and the cgroups made for them. Does nothing if nothing is attached.
@@ -120,7 +171,12 @@ pub fn attach(spec: &AttachSpec) -> Result<Attached, CaptureError> {
 /// # Errors
 /// See [`pins::remove`].
 pub fn detach(pin_dir: &Path) -> Result<Detached, CaptureError> {
-    pins::remove(pin_dir)
+    // While its note is there. The hooks go in any case: they are what hurts when left behind.
+    let table = nft::remove(pin_dir);
+    let done = pins::remove(pin_dir)?;
+    table
+        .map_err(|detail| CaptureError::Bpf { action: "removing the nft table".into(), detail })?;
+    Ok(done)
 }
 
 /// Whether the programs are attached.
@@ -163,54 +219,59 @@ fn check_places(spec: &AttachSpec) -> Result<(), CaptureError> {
     Ok(())
 }
 
-fn load_programs(object: &mut Ebpf) -> Result<(), CaptureError> {
-    for name in ADDRESS_PROGRAMS {
-        let program: &mut CgroupSockAddr = program(object, name)?;
-        program.load().map_err(|error| bpf(format!("loading {name}"), &error))?;
-    }
-    for name in [CLIENT_PROGRAM, SERVER_PROGRAM] {
-        let program: &mut SockOps = program(object, name)?;
-        program.load().map_err(|error| bpf(format!("loading {name}"), &error))?;
-    }
-    Ok(())
-}
-
-fn write_maps(object: &mut Ebpf, spec: &AttachSpec) -> Result<(), CaptureError> {
+fn write_maps(
+    object: &mut Ebpf,
+    spec: &AttachSpec,
+    captured: CgroupId,
+) -> Result<(), CaptureError> {
     let config = Config {
         abi_version: ABI_VERSION,
-        flags: FLAG_REFUSE_QUIC,
+        flags: FLAG_REFUSE_QUIC | if spec.allow_dns { FLAG_ALLOW_DNS } else { 0 },
+        captured_id: captured.0,
+        captured_level: level(&spec.captured)?,
         gateway_port: spec.gateway_port,
-        pad: [0; 2],
+        addresses: spec.addresses,
     };
     let failed = |name: &str, error: &dyn std::error::Error| bpf(format!("writing {name}"), error);
     Array::<_, Config>::try_from(map(object, "CONFIG")?)
         .and_then(|mut map| map.set(0, config, 0))
         .map_err(|error| failed("CONFIG", &error))?;
-    let listener = Listener { port: spec.gateway_port, pad: [0; 6] };
+    let listener = Listener { port: spec.gateway_port, addresses: spec.addresses, pad: [0; 4] };
     let cookie = netns_cookie()?;
     HashMap::<_, u64, Listener>::try_from(map(object, "NETNS")?)
         .and_then(|mut map| map.insert(cookie, listener, 0))
         .map_err(|error| failed("NETNS", &error))?;
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for net in &spec.exclude {
         let len = u32::from(net.prefix_len);
         match net.addr {
-            IpAddr::V4(addr) => {
-                let key = Key::new(len, u32::from_ne_bytes(addr.octets()));
-                exclude(object, "EXCLUDE_V4", &key)?;
-            }
-            IpAddr::V6(addr) => {
-                let key = Key::new(len, words(addr.octets()));
-                exclude(object, "EXCLUDE_V6", &key)?;
-            }
+            IpAddr::V4(addr) => v4.push((len, u32::from_ne_bytes(addr.octets()))),
+            IpAddr::V6(addr) => v6.push((len, words(addr.octets()))),
+        }
+    }
+    exclude(object, "EXCLUDE_V4", &v4)?;
+    exclude(object, "EXCLUDE_V6", &v6)
+}
+
+/// Puts in what is missing before it takes out what an earlier attach left.
+fn exclude<K: Pod + PartialEq>(
+    object: &mut Ebpf,
+    name: &str,
+    wanted: &[(u32, K)],
+) -> Result<(), CaptureError> {
+    let failed = |error: &dyn std::error::Error| bpf(format!("writing {name}"), error);
+    let mut map = LpmTrie::<_, K, u32>::try_from(map(object, name)?).map_err(|e| failed(&e))?;
+    for (len, data) in wanted {
+        map.insert(&Key::new(*len, *data), 1, 0).map_err(|e| failed(&e))?;
+    }
+    let found: Vec<Key<K>> = map.keys().filter_map(Result::ok).collect();
+    for key in found {
+        let data = key.data();
+        if !wanted.iter().any(|(len, addr)| *len == key.prefix_len() && *addr == data) {
+            map.remove(&key).map_err(|e| failed(&e))?;
         }
     }
     Ok(())
-}
-
-fn exclude<K: Pod>(object: &mut Ebpf, name: &str, key: &Key<K>) -> Result<(), CaptureError> {
-    LpmTrie::<_, K, u32>::try_from(map(object, name)?)
-        .and_then(|mut map| map.insert(key, 1, 0))
-        .map_err(|error| bpf(format!("writing {name}"), &error))
 }
 
 /// The bytes of an address, in words that keep their order in memory.
@@ -238,16 +299,12 @@ fn attach_and_pin(
     pins::note(pin_dir, "captured", &spec.captured)?;
     pins::note(pin_dir, "captured-id", captured.0.to_string())?;
     pins::note(pin_dir, "gateway", &spec.gateway)?;
+    write_maps(object, spec, captured)?;
     for name in MAPS {
-        let map = object.map(name).ok_or_else(|| absent(name))?;
+        let map = object.map(name).ok_or_else(|| programs::absent(name))?;
         map.pin(pin_dir.join(name)).map_err(|error| bpf(format!("pinning {name}"), &error))?;
     }
-    let captured_dir = open(&spec.captured)?;
-    attach_sock_ops(object, SERVER_PROGRAM, &open(&spec.gateway)?, pin_dir)?;
-    attach_sock_ops(object, CLIENT_PROGRAM, &captured_dir, pin_dir)?;
-    for name in ADDRESS_PROGRAMS {
-        attach_address(object, name, &captured_dir, pin_dir)?;
-    }
+    attach_programs(object, spec)?;
     pins::note(pin_dir, "complete", ABI_VERSION.to_string())?;
     Ok((captured, gateway))
 }
@@ -265,59 +322,63 @@ fn note_made(pin_dir: &Path, first: usize, made: &[PathBuf]) -> Result<(), Captu
     Ok(())
 }
 
-// `Single` is flags 0: cgroup links are always several, and `AllowMultiple` answers EINVAL.
-fn attach_address(
-    object: &mut Ebpf,
-    name: &str,
-    cgroup: &File,
-    pin_dir: &Path,
-) -> Result<(), CaptureError> {
-    let failed = |error: &dyn std::error::Error| bpf(format!("attaching {name}"), error);
-    let program: &mut CgroupSockAddr = program(object, name)?;
-    let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
-    let link = program.take_link(id).map_err(|error| failed(&error))?;
-    pin_link(FdLink::try_from(link).map_err(|error| failed(&error))?, name, pin_dir)
+fn attach_programs(object: &mut Ebpf, spec: &AttachSpec) -> Result<(), CaptureError> {
+    let pin_dir = &spec.pin_dir;
+    // Those that other layers lean on come after them.
+    programs::attach(object, &open(&spec.captured)?, &open(&spec.gateway)?, pin_dir)?;
+    let whole = whole_hierarchy()?;
+    let lsm = whole.clone().and_then(|()| match btf::running_kernel() {
+        _ if !spec.lsm => Err("not asked for".into()),
+        Ok((_, Some(_))) => programs::attach_lsm(object, pin_dir),
+        _ => Err("the kernel lacks cgroup.ancestors".into()),
+    });
+    if !spec.lsm {
+        programs::remove_lsm(pin_dir);
+    }
+    layers::note(pin_dir, layers::LSM, lsm)?;
+    let devices =
+        whole.clone().and_then(|()| programs::attach_devices(object, &spec.devices, pin_dir));
+    if spec.devices.is_empty() {
+        programs::remove_devices(pin_dir);
+    }
+    layers::note(pin_dir, layers::DEVICES, devices)?;
+    let guard = nft::Guard {
+        pin_dir,
+        captured: &spec.captured,
+        level: level(&spec.captured)?,
+        exclude: &spec.exclude,
+        allow_dns: spec.allow_dns,
+    };
+    let table = whole.and_then(|()| match spec.nftables {
+        true => nft::apply(&guard),
+        false => nft::remove(pin_dir).and(Err("capture.nftables is false".into())),
+    });
+    layers::note(pin_dir, layers::NFTABLES, table)
 }
 
-fn attach_sock_ops(
-    object: &mut Ebpf,
-    name: &str,
-    cgroup: &File,
-    pin_dir: &Path,
-) -> Result<(), CaptureError> {
-    let failed = |error: &dyn std::error::Error| bpf(format!("attaching {name}"), error);
-    let program: &mut SockOps = program(object, name)?;
-    let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| failed(&error))?;
-    let link = program.take_link(id).map_err(|error| failed(&error))?;
-    pin_link(FdLink::try_from(link).map_err(|error| failed(&error))?, name, pin_dir)
+/// Depth of a cgroup: 1 is a child of the root.
+fn level(dir: &Path) -> Result<u32, CaptureError> {
+    let mount = cgroup::mount()?;
+    let below = dir.strip_prefix(&mount).unwrap_or(dir).components();
+    Ok(u32::try_from(below.filter(|part| matches!(part, Component::Normal(_))).count())
+        .unwrap_or(u32::MAX))
 }
 
-fn pin_link(link: FdLink, name: &str, pin_dir: &Path) -> Result<(), CaptureError> {
-    link.pin(pin_dir.join(name))
-        .map(drop)
-        .map_err(|error| bpf(format!("pinning the link of {name}"), &error))
-}
-
-fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P, CaptureError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error: std::error::Error>,
-{
-    let program = object.program_mut(name).ok_or_else(|| absent(name))?;
-    program.try_into().map_err(|error| bpf(format!("finding {name}"), &error))
+/// Depths count from the root of the hierarchy, which is not what a container sees as root.
+fn whole_hierarchy() -> Result<Result<(), String>, CaptureError> {
+    let root = cgroup::id(&cgroup::mount()?)?;
+    Ok(if root.0 == 1 {
+        Ok(())
+    } else {
+        Err("only a part of the cgroup hierarchy is mounted".into())
+    })
 }
 
 fn map<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map, CaptureError> {
-    object.map_mut(name).ok_or_else(|| absent(name))
+    object.map_mut(name).ok_or_else(|| programs::absent(name))
 }
 
 fn open(dir: &Path) -> Result<File, CaptureError> {
     File::open(dir)
         .map_err(|source| CaptureError::Io { action: format!("opening {}", dir.display()), source })
-}
-
-fn absent(name: &str) -> CaptureError {
-    CaptureError::Bpf {
-        action: format!("finding {name}"),
-        detail: "the BPF object does not contain it".into(),
-    }
 }

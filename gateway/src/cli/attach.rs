@@ -10,20 +10,24 @@ use std::path::PathBuf;
 
 use super::{CliError, Context};
 use crate::capture::cgroup;
-use crate::capture::loader::{self, AttachSpec};
-use crate::capture::pins::Status;
+use crate::capture::loader::{self, AttachSpec, LayerState};
 use crate::config::Config;
 
 /// Arguments of `weir attach` and `weir detach`.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// Attaches and says to what.
+/// Attaches and says to what. Over an attached capture of the same cgroups and port, the programs
+/// are replaced without a gap.
 ///
 /// # Errors
-/// When the kernel cannot capture, or something is attached already.
+/// When the kernel cannot capture, or another capture is attached already.
 pub fn run_attach(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
-    let captured = attach(&context.config()?)?;
+    let (captured, replaced) = attach(&context.config()?)?;
+    if replaced {
+        writeln!(out, "replaced the programs attached to {}", captured.display())?;
+        return Ok(());
+    }
     writeln!(out, "attached to {}", captured.display())?;
     writeln!(out, "until the gateway runs, connections of its processes are refused")?;
     Ok(())
@@ -42,28 +46,26 @@ pub fn run_detach(_args: &Args, context: &Context, out: &mut dyn Write) -> Resul
     Ok(())
 }
 
-/// Attaches as configured and answers the captured cgroup's directory.
-pub(super) fn attach(config: &Config) -> Result<PathBuf, CliError> {
+/// Attaches as configured, or replaces the programs of a capture of the same cgroups and port in
+/// place: detaching first would leave a moment in which traffic passes uncaptured. Answers the
+/// captured cgroup's directory, and whether it was attached already.
+pub(super) fn attach(config: &Config) -> Result<(PathBuf, bool), CliError> {
     let spec = spec(config)?;
     let attached = loader::attach(&spec)?;
     if let Some(mounted) = attached.bpffs_mounted {
         tracing::info!(path = %mounted.display(), "mounted bpffs");
     }
-    Ok(spec.captured)
-}
-
-/// Attaches, or takes over what an earlier `weir up` left when it was killed: detaching first
-/// would leave a moment in which traffic passes uncaptured. The flag says that it was taken over.
-pub(super) fn attach_or_adopt(config: &Config) -> Result<(PathBuf, bool), CliError> {
-    let spec = spec(config)?;
-    if let Status::Attached(left) = loader::status(&spec.pin_dir)?
-        && left.captured == spec.captured
-        && left.gateway == spec.gateway
-        && left.gateway_port == spec.gateway_port
-    {
-        return Ok((spec.captured, true));
+    match attached.aborted {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!(count, "aborted connections that captured processes had"),
+        Err(reason) => tracing::warn!(%reason, "earlier connections are mute but not aborted"),
     }
-    Ok((attach(config)?, false))
+    for layer in loader::layers(&spec.pin_dir)? {
+        if let LayerState::Unavailable(reason) = layer.state {
+            tracing::warn!(layer = layer.name, %reason, "layer is not active");
+        }
+    }
+    Ok((spec.captured, attached.upgraded))
 }
 
 fn spec(config: &Config) -> Result<AttachSpec, CliError> {
@@ -74,5 +76,11 @@ fn spec(config: &Config) -> Result<AttachSpec, CliError> {
         gateway_port: config.gateway.port,
         pin_dir: config.capture.pin_dir.clone(),
         exclude: config.capture.exclude.clone(),
+        addresses: config.gateway.addresses,
+        allow_dns: config.capture.allow_dns,
+        devices: config.capture.devices.clone(),
+        nftables: config.capture.nftables,
+        lsm: true,
+        upgrade: true,
     })
 }

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{CliError, Context, trust};
+use crate::capture::loader::LayerState;
 use crate::capture::pins::Status;
 use crate::capture::{btf, cgroup, loader, maps};
 use crate::clock::{Clock as _, SystemClock};
@@ -179,12 +180,27 @@ async fn capture(config: &Config, checks: &mut Vec<Check>) {
             refused.map_err(|e| e.to_string()),
             "run `weir detach`",
         ));
+        checks.push(wish(
+            "layers",
+            layers(pins),
+            "captured processes have one more way out; docs/kernel-support.md says which",
+        ));
         checks.push(check(
             "gateway",
             health(&config.admin.socket).await,
             "start the gateway: until then captured connections are refused",
         ));
     }
+}
+
+fn layers(pins: &Path) -> Result<String, String> {
+    let all = loader::layers(pins).map_err(|error| error.to_string())?;
+    let text = |one: &loader::Layer| match &one.state {
+        LayerState::Active => one.name.to_owned(),
+        LayerState::Unavailable(reason) => format!("no {} ({reason})", one.name),
+    };
+    let shown = all.iter().map(text).collect::<Vec<_>>().join(", ");
+    if all.iter().all(loader::Layer::is_active) { Ok(shown) } else { Err(shown) }
 }
 
 async fn health(socket: &Path) -> Result<String, String> {

@@ -43,7 +43,7 @@ struct Part {
 /// When a part cannot be started.
 pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
     let config = context.config()?;
-    let (captured, adopted) = attach::attach_or_adopt(&config)?;
+    let (captured, adopted) = attach::attach(&config)?;
     let how = if adopted { "taken over at" } else { "attached to" };
     writeln!(out, "capture   {how} {}", captured.display())?;
     let mut started = false;

@@ -63,6 +63,14 @@ pub struct Capture {
     /// because every further entry is a way around the gateway. Default: `["127.0.0.0/8"]`;
     /// `::1` is always excluded.
     pub exclude: Vec<String>,
+    /// Let DNS over UDP (port 53) leave. Default: `true`.
+    pub allow_dns: bool,
+    /// Network devices that get a filter against packet sockets; `"*"` is all but loopback, as
+    /// they are when weir attaches. Default: `["*"]`.
+    pub devices: Vec<String>,
+    /// Guard the network namespace with an nftables table, too. Default: `true`; where nft is
+    /// missing this layer is reported as not active.
+    pub nftables: bool,
 }
 
 impl Default for Capture {
@@ -72,6 +80,9 @@ impl Default for Capture {
             gateway_cgroup: "weir/gateway".into(),
             pin_dir: "/sys/fs/bpf/weir".into(),
             exclude: vec!["127.0.0.0/8".into()],
+            allow_dns: true,
+            devices: vec!["*".into()],
+            nftables: true,
         }
     }
 }
@@ -82,6 +93,10 @@ impl Default for Capture {
 pub struct Gateway {
     /// Port on 127.0.0.1 and ::1. Default: 15443. Range: 1 to 65535.
     pub port: u16,
+    /// Addresses from 127.0.0.1 on that have this port. Each allows captured IPv4 sockets as many
+    /// concurrent connections as there are ephemeral ports (28232 by default). Default: 4.
+    /// Range: 1 to 64.
+    pub addresses: u16,
     /// Worker threads. Default: 0, one per core. Range: 0 to 256.
     pub workers: usize,
     /// Concurrent flows; further ones are refused and counted. Default: 16384. Range: 1 to 200000.
@@ -104,6 +119,7 @@ impl Default for Gateway {
     fn default() -> Self {
         Self {
             port: 15443,
+            addresses: 4,
             workers: 0,
             max_connections: 16_384,
             handshake_timeout: "10s".into(),

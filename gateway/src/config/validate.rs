@@ -122,6 +122,9 @@ fn capture(raw: &raw::Capture, p: &mut Problems) -> super::Capture {
         gateway_cgroup: raw.gateway_cgroup.clone(),
         pin_dir: raw.pin_dir.clone(),
         exclude,
+        allow_dns: raw.allow_dns,
+        devices: raw.devices.clone(),
+        nftables: raw.nftables,
     }
 }
 
@@ -140,8 +143,11 @@ fn gateway(raw: &raw::Gateway, p: &mut Problems) -> super::Gateway {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = p.count("gateway.workers", raw.workers, 0, 256);
     p.count("gateway.port", usize::from(raw.port), 1, 65_535);
+    let most = usize::from(weir_ebpf_common::MAX_ADDRESSES);
+    p.count("gateway.addresses", usize::from(raw.addresses), 1, most);
     super::Gateway {
         port: raw.port,
+        addresses: raw.addresses,
         workers: if workers == 0 { cores } else { workers },
         max_connections: p.count("gateway.max_connections", raw.max_connections, 1, 200_000),
         handshake_timeout: p.duration(

@@ -52,6 +52,13 @@ impl Places {
             gateway_port,
             pin_dir: self.pin_dir.clone(),
             exclude: exclude.iter().map(|text| net(text)).collect(),
+            addresses: 1,
+            allow_dns: true,
+            // Neither devices nor the packet filter of the host that runs the tests.
+            devices: Vec::new(),
+            nftables: false,
+            lsm: true,
+            upgrade: false,
         }
     }
 }

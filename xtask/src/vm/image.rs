@@ -25,7 +25,7 @@ pub(crate) const FACT: &str = "weir-vm: fact ";
 const INIT: &str = include_str!("init.sh");
 /// Loaded at the start, because nothing in the machine loads modules on demand. A kernel may have
 /// some of them built in.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     // not named by those that use it
     "crc32c_generic",
     "dummy",
@@ -38,6 +38,7 @@ const MODULES: [&str; 11] = [
     "tcp_diag",
     "udp_diag",
     "sctp",
+    "vsock",
 ];
 /// Programs of this machine that the tests call.
 const TOOLS: [&str; 2] = ["ip", "nft"];

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::sh;
 
 /// Test targets that speak with the kernel and with nothing outside of the machine.
-const TARGETS: [&str; 1] = ["kernel"];
+const TARGETS: [&str; 2] = ["kernel", "bypass"];
 
 /// What cargo built, where it put it: tests find their programs by these paths.
 #[derive(Debug, Default)]
