@@ -18,7 +18,7 @@ use crate::{setup, sh};
 
 /// Debian suites whose kernels are tested: 6.1, 6.12 and the newest.
 const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -29,6 +29,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     // the tests call these inside
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("dash", "dash"),
 ];
 /// Reduces the tests that make many connections; they state their own default.
 const CONNECTIONS: &str = "WEIR_TEST_CONNECTIONS";

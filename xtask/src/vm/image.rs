@@ -40,8 +40,9 @@ const MODULES: [&str; 12] = [
     "sctp",
     "vsock",
 ];
-/// Programs of this machine that the tests call.
-const TOOLS: [&str; 2] = ["ip", "nft"];
+/// Programs of this machine that the tests call, and where they find them. busybox's own shell would
+/// prefer busybox's own `ip`, which lacks what they need.
+const TOOLS: [(&str, &str); 3] = [("ip", "sbin/ip"), ("nft", "sbin/nft"), ("dash", "bin/sh")];
 
 /// Writes the image below `dir`.
 ///
@@ -71,12 +72,12 @@ pub(crate) fn build(
     for path in &tests.programs {
         program(path, &within(&root, path), &mut libraries)?;
     }
-    for name in TOOLS {
+    for (name, at) in TOOLS {
         let path =
             ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].iter().map(|dir| Path::new(dir).join(name));
         let path = path.into_iter().find(|path| path.is_file());
         let path = path.with_context(|| format!("{name} is not installed"))?;
-        let to = root.join("sbin").join(name);
+        let to = root.join(at);
         if to.is_symlink() {
             std::fs::remove_file(&to).context("replacing a part of busybox")?;
         }
