@@ -52,7 +52,7 @@ pub(crate) fn build(
     dir: &Path,
     kernel: &Kernel,
     tests: &Executables,
-    connections: Option<&str>,
+    connections: &str,
 ) -> Result<PathBuf> {
     let root = dir.join("root");
     if root.exists() {
@@ -87,11 +87,9 @@ pub(crate) fn build(
         copy(&library, &within(&root, &library))?;
     }
     modules(kernel, &root.join("modules"))?;
-    if let Some(many) = connections {
-        ensure!(many.bytes().all(|byte| byte.is_ascii_digit()), "{many} is no number");
-        std::fs::write(root.join("environment"), format!("export {}={many}\n", super::CONNECTIONS))
-            .context("writing the environment")?;
-    }
+    ensure!(connections.parse::<u16>().is_ok(), "{connections} is no number of connections");
+    let line = format!("export {}={connections}\n", super::CONNECTIONS);
+    std::fs::write(root.join("environment"), line).context("writing the environment")?;
     std::fs::write(root.join("init"), INIT).context("writing init")?;
     std::fs::set_permissions(root.join("init"), std::fs::Permissions::from_mode(0o755))
         .context("making init executable")?;
