@@ -88,7 +88,9 @@ pub(crate) fn build(
     }
     modules(kernel, &root.join("modules"))?;
     ensure!(connections.parse::<u16>().is_ok(), "{connections} is no number of connections");
-    let line = format!("export {}={connections}\n", super::CONNECTIONS);
+    let filter = std::env::var("WEIR_VM_FILTER").unwrap_or_default();
+    ensure!(!filter.contains('\''), "a filter has no quotes");
+    let line = format!("export {}={connections}\nFILTER='{filter}'\n", super::CONNECTIONS);
     std::fs::write(root.join("environment"), line).context("writing the environment")?;
     std::fs::write(root.join("init"), INIT).context("writing init")?;
     std::fs::set_permissions(root.join("init"), std::fs::Permissions::from_mode(0o755))

@@ -27,7 +27,7 @@ echo "weir-vm: fact unprivileged_bpf_disabled: $(cat /proc/sys/kernel/unprivileg
 failed=0
 for test in $(cat /tests/order); do
     echo "weir-vm: running $test"
-    "/tests/$test" --test-threads=1 --show-output || failed=$((failed + 1))
+    "/tests/$test" --test-threads=1 --nocapture $FILTER || failed=$((failed + 1))
 done
 dmesg | grep -E 'BUG:|WARNING:|Oops|soft lockup|Call Trace' | head -n 20
 echo "weir-vm: verdict $failed"
