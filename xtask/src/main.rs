@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the developer")]
 
 mod bench;
+mod debian;
 mod demo;
 mod docs;
 mod ebpf;
@@ -14,6 +15,7 @@ mod sh;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 mod weir;
 
 use std::process::ExitCode;

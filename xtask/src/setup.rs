@@ -24,20 +24,29 @@ const PROGRAMS: [(&str, &str); 11] = [
 ];
 
 pub(crate) fn run() -> Result<()> {
-    let missing = missing();
-    if missing.is_empty() {
-        println!("all programs are present");
-    } else {
-        install(&missing)?;
-        let still = self::missing();
-        ensure!(still.is_empty(), "still missing after installation: {}", still.join(" "));
-    }
+    programs(&PROGRAMS)?;
     println!("engine: {}", engine::setup()?.display());
     Ok(())
 }
 
-fn missing() -> Vec<&'static str> {
-    PROGRAMS.iter().filter(|(program, _)| !present(program)).map(|(_, package)| *package).collect()
+/// Installs the packages of those programs that are missing.
+pub(crate) fn programs(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing = || -> Vec<&str> {
+        wanted
+            .iter()
+            .filter(|(program, _)| !present(program))
+            .map(|(_, package)| *package)
+            .collect()
+    };
+    let packages = missing();
+    if packages.is_empty() {
+        println!("all programs are present");
+        return Ok(());
+    }
+    install(&packages)?;
+    let still = missing();
+    ensure!(still.is_empty(), "still missing after installation: {}", still.join(" "));
+    Ok(())
 }
 
 /// True if the program is in the path, or where daemons are.

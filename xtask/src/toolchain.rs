@@ -4,8 +4,6 @@
 //! - output: `rust-src` in the sysroot, `bpf-linker` on the path
 //! - bound: two downloads, both verified by the client that makes them
 //! - on failure: an error that says which part is missing and how to get it by hand
-//!
-//! No registry host is named here: apt's own configuration says where Debian is.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,11 +11,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::debian::Archive;
+
 /// The last release that links with rustc 1.95's own LLVM.
 const BPF_LINKER: &str = "0.10.3";
 /// Debian suites that may carry the compiler's exact version, most likely first.
 const SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
-const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Makes both parts available.
 ///
@@ -124,13 +123,11 @@ fn ensure_rust_src(work: &Path) -> anyhow::Result<()> {
 fn rust_src_from_debian(work: &Path, sysroot: &Path) -> anyhow::Result<()> {
     let version = output(Command::new("rustc").arg("--version"))?;
     let version = version.split(' ').nth(1).context("reading the version of rustc")?.to_owned();
-    let uris = output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))?;
-    let uri = uris.lines().next().context("apt has no package sources")?.to_owned();
     let work = work.join("rust-src");
     let mut failures = Vec::new();
     for suite in SUITES {
         let dir = work.join(suite);
-        match download(&dir, &uri, suite, &version) {
+        match download(&dir, suite, &version) {
             Ok(package) => return unpack(&package, &dir, &version, sysroot),
             Err(error) => failures.push(format!("{suite}: {error:#}")),
         }
@@ -138,36 +135,10 @@ fn rust_src_from_debian(work: &Path, sysroot: &Path) -> anyhow::Result<()> {
     bail!("{}", failures.join("; "))
 }
 
-fn download(dir: &Path, uri: &str, suite: &str, version: &str) -> anyhow::Result<PathBuf> {
-    for sub in ["lists/partial", "cache/archives/partial", "package"] {
-        std::fs::create_dir_all(dir.join(sub)).context("making a private apt directory")?;
-    }
-    let list = dir.join("sources.list");
-    std::fs::write(&list, format!("deb [signed-by={DEBIAN_KEYRING}] {uri} {suite} main\n"))
-        .context("writing a private sources.list")?;
-    let options = [
-        format!("Dir::Etc::sourcelist={}", list.display()),
-        "Dir::Etc::sourceparts=/dev/null".to_owned(),
-        format!("Dir::State::Lists={}", dir.join("lists").display()),
-        format!("Dir::Cache={}", dir.join("cache").display()),
-        // apt's own download user may not enter a private directory.
-        "APT::Sandbox::User=".to_owned(),
-    ];
-    let apt = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(args).current_dir(dir.join("package"));
-        for option in &options {
-            command.args(["-o", option]);
-        }
-        command
-    };
-    run(&mut apt(&["update", "-qq"]))?;
-    run(&mut apt(&["download", &format!("rust-src={version}*")]))?;
-    std::fs::read_dir(dir.join("package"))
-        .context("listing downloaded packages")?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt downloaded no package")
+fn download(dir: &Path, suite: &str, version: &str) -> anyhow::Result<PathBuf> {
+    let archive = Archive::open(dir, suite)?;
+    archive.update()?;
+    archive.download(&format!("rust-src={version}*"))
 }
 
 fn unpack(package: &Path, dir: &Path, version: &str, sysroot: &Path) -> anyhow::Result<()> {

@@ -32,6 +32,10 @@ fn refusals_are_counted_by_cause() {
         ("packet-qdisc-bypass", "option_refused"),
         ("packet", "device_refused"),
     ] {
+        // tcx is younger than what the others need; the table shows what leaks then.
+        if attempt == "packet" && state(&world, "devices") != LayerState::Active {
+            continue;
+        }
         assert_eq!(counter(&world, counted), 0, "{counted}");
         let outcome = world.judge(world.start(attempt), false);
         assert!(matches!(outcome, Outcome::Refused(_)), "{attempt}: {outcome:?}");
