@@ -2,15 +2,16 @@
 //!
 //! - input: none
 //! - output: the calling thread in the "host" namespace; counts of what reached the far end
-//! - bound: frames are counted, not kept
+//! - bound: frames are counted; the newest few are kept for complaints
 //! - on failure: panics; the namespaces go with their last thread
 
+use std::collections::VecDeque;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 const ETH_P_ALL: u16 = 0x0003;
 const MARKER_PORT: u16 = 9;
 
+/// Frames kept for a complaint.
+const LAST_FRAMES: usize = 12;
+
 /// What the far end saw, and what it is asked to do.
 #[derive(Default)]
 struct Seen {
     frames: AtomicU64,
+    /// The newest of them, in hexadecimal, to tell what an unexpected one was.
+    last: Mutex<VecDeque<String>>,
     /// Apart, because the kernel repeats them for seconds.
     group_reports: AtomicU64,
     dial: AtomicBool,
@@ -97,6 +103,11 @@ impl Net {
     /// reports of group memberships.
     pub(crate) fn seen(&self) -> (u64, u64) {
         (self.seen.frames.load(Ordering::SeqCst), self.seen.group_reports.load(Ordering::SeqCst))
+    }
+
+    /// The newest frames that were counted, newest first.
+    pub(crate) fn last_frames(&self) -> Vec<String> {
+        self.seen.last.lock().unwrap().iter().cloned().collect()
     }
 
     /// Waits until everything that was sent before has been counted: a marker follows it through
@@ -196,6 +207,9 @@ fn far_end(seen: &Arc<Seen>, stop: &Arc<AtomicBool>) -> impl FnOnce() + Send + '
             let reports = [frame[12], frame[13], frame[23]] == [0x08, 0x00, 2];
             let counter = if reports { &seen.group_reports } else { &seen.frames };
             counter.fetch_add(1, Ordering::SeqCst);
+            let mut last = seen.last.lock().unwrap();
+            last.truncate(LAST_FRAMES - 1);
+            last.push_front(hex::encode(&frame[..len.min(80)]));
         }
     }
 }

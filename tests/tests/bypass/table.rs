@@ -65,17 +65,31 @@ fn no_way_past_the_capture_is_unexpected() {
     for set in &SETS {
         let mut spec = world.spec();
         (set.change)(&mut spec);
-        let (cells, layers) = attached_column(&world, &spec);
-        for (row, cell) in ROWS.iter().zip(&cells) {
-            if let Some(complaint) = complaint(row, cell, &layers) {
-                wrong.push(format!("{}: with {} {complaint}", row.attempt, set.name));
-            }
+        let (mut cells, layers) = attached_column(&world, &spec);
+        let mut complaints = complaints(set.name, &cells, &layers);
+        if !complaints.is_empty() {
+            // On a busy machine a frame of an attempt before can count for the next one. What gets
+            // past the capture does so again.
+            println!("tried again: {complaints:#?}\nlast frames: {:#?}", world.last_frames());
+            let (again, _) = attached_column(&world, &spec);
+            let still = self::complaints(set.name, &again, &layers);
+            complaints.retain(|one| still.contains(one));
+            cells = again;
         }
+        wrong.extend(complaints);
         columns.push(cells);
         all_layers.push(layers);
     }
     print(&columns, &all_layers);
     assert!(wrong.is_empty(), "unexpected:\n{}", wrong.join("\n"));
+}
+
+fn complaints(set: &str, cells: &[Cell], layers: &[Layer]) -> Vec<String> {
+    let rows = ROWS.iter().zip(cells);
+    rows.filter_map(|(row, cell)| {
+        complaint(row, cell, layers).map(|what| format!("{}: with {set} {what}", row.attempt))
+    })
+    .collect()
 }
 
 fn attached_column(world: &World, spec: &AttachSpec) -> (Vec<Cell>, Vec<Layer>) {

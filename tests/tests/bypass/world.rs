@@ -103,6 +103,10 @@ impl World {
         loader::layers(&self.pin_dir).unwrap()
     }
 
+    pub(crate) fn last_frames(&self) -> Vec<String> {
+        self.net.last_frames()
+    }
+
     pub(crate) fn start(&self, attempt: &str) -> Attempt {
         drop(self.accept());
         self.spawn(attempt)
