@@ -239,6 +239,11 @@ fn is_foreign(frame: &[u8]) -> bool {
     if frame.len() < 15 || frame[6..12] == [2, 0, 0, 0, 0, 2] {
         return false;
     }
+    // The far end's own loopback, where it tells itself what it could not reach: both addresses are
+    // zero there, and nothing of it crossed the wire.
+    if frame[..12] == [0; 12] {
+        return false;
+    }
     match [frame[12], frame[13]] {
         [0x08, 0x06] => false,
         [0x86, 0xdd] if frame.len() > 54 => {
