@@ -10,6 +10,7 @@ apt-get install --yes --no-install-recommends ca-certificates curl git nodejs py
 
 install -m 0755 /tmp/weir /usr/local/bin/weir
 install -d -m 0755 /etc/weir /var/lib/weir
+id weir > /dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin weir
 
 # What DNS does on a real network.
 cat >> /etc/hosts <<HOSTS
@@ -24,6 +25,8 @@ curl -sSf --retry 10 --retry-connrefused "http://$ORIGIN/ca.pem" -o /etc/weir/or
     if [ -s /etc/weir/clickhouse.password ]; then
         printf '\n[store]\nurl = "http://%s:8123"\n' "$APPLIANCE"
         printf 'password_file = "/etc/weir/clickhouse.password"\n'
+        # The gateway reads it, and runs as this user.
+        chown weir /etc/weir/clickhouse.password
     fi
 } > /etc/weir/weir.toml
 weir --config /etc/weir/weir.toml check-config
@@ -35,6 +38,7 @@ After=network-online.target
 
 [Service]
 ExecStart=/usr/local/bin/weir up
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 
 [Install]

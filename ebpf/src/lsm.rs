@@ -11,9 +11,12 @@
 
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
+use weir_ebpf_common::addr::map_v4;
 use weir_ebpf_common::{Config, Counter, FAMILY_V4, FAMILY_V6};
 
-use crate::maps::{self, count, lsm_offset, read_kernel};
+use crate::events::{self, About};
+use crate::maps::{self, lsm_offset, read_kernel};
+use crate::watch;
 
 const PASS: i32 = 0;
 const EPERM: i32 = -1;
@@ -31,40 +34,61 @@ pub fn weir_lsm_create(ctx: LsmContext) -> i32 {
     if matches!(family as u16, AF_UNIX | AF_NETLINK | FAMILY_V4 | FAMILY_V6) {
         return PASS;
     }
-    count(Counter::LsmFamilyRefused);
+    let kind: i32 = ctx.arg(1);
+    let about = About { protocol: family as u32, what: kind as u32, ..About::NOTHING };
+    events::tell(Counter::LsmFamilyRefused, &about);
     EPERM
 }
 
 #[lsm(hook = "socket_connect")]
 pub fn weir_lsm_connect(ctx: LsmContext) -> i32 {
-    check_socket(ctx.arg::<*const u8>(0) as u64, Counter::LsmConnectRefused)
+    let address = ctx.arg::<*const u8>(1) as u64;
+    check_socket(ctx.arg::<*const u8>(0) as u64, Some(address), Counter::LsmConnectRefused)
 }
 
 #[lsm(hook = "socket_sendmsg")]
 pub fn weir_lsm_sendmsg(ctx: LsmContext) -> i32 {
-    check_socket(ctx.arg::<*const u8>(0) as u64, Counter::LsmSendRefused)
+    check_socket(ctx.arg::<*const u8>(0) as u64, None, Counter::LsmSendRefused)
 }
 
 /// A captured task uses only sockets that were made inside: on others there are no hooks. Sockets of
 /// other families may be older than the hooks.
 #[inline(always)]
-fn check_socket(socket: u64, refused: Counter) -> i32 {
+fn check_socket(socket: u64, address: Option<u64>, refused: Counter) -> i32 {
     let Some(config) = captured() else {
         return PASS;
     };
-    match is_foreign(socket, config) {
+    let sk: Option<u64> = read_kernel(socket + lsm_offset!(socket_sk));
+    match sk.and_then(|sk| is_foreign(sk, config)) {
         Some(false) => PASS,
         // Unreadable is refused, too.
         Some(true) | None => {
-            count(refused);
+            let to = match address {
+                Some(address) => requested(address),
+                None => sk.and_then(watch::destination),
+            };
+            events::tell(refused, &to.unwrap_or(About::NOTHING));
             EPERM
         }
     }
 }
 
+/// What a `struct sockaddr` in kernel memory asks for.
 #[inline(always)]
-fn is_foreign(socket: u64, config: &Config) -> Option<bool> {
-    let sk: u64 = read_kernel(socket + lsm_offset!(socket_sk))?;
+fn requested(address: u64) -> Option<About> {
+    let family: u16 = read_kernel(address)?;
+    let port: u16 = read_kernel(address + 2)?;
+    let addr = match family {
+        FAMILY_V4 => map_v4(read_kernel(address + 4)?),
+        FAMILY_V6 => read_kernel(address + 8)?,
+        _ => return None,
+    };
+    Some(About { addr, port: u16::from_be(port), ..About::NOTHING })
+}
+
+/// Whether a `struct sock` was made outside of the captured cgroup.
+#[inline(always)]
+pub(crate) fn is_foreign(sk: u64, config: &Config) -> Option<bool> {
     let family: u16 = read_kernel(sk + lsm_offset!(sock_family))?;
     if matches!(family, AF_UNIX | AF_NETLINK) {
         return Some(false);
@@ -73,15 +97,19 @@ fn is_foreign(socket: u64, config: &Config) -> Option<bool> {
         return Some(true);
     }
     let cgroup: u64 = read_kernel(sk + lsm_offset!(sock_cgroup))?;
+    is_below(cgroup, config).map(|below| !below)
+}
+
+/// Whether a `struct cgroup` is the captured one or below it.
+#[inline(always)]
+pub(crate) fn is_below(cgroup: u64, config: &Config) -> Option<bool> {
     let level: u32 = read_kernel(cgroup + lsm_offset!(cgroup_level))?;
     if level < config.captured_level {
-        return Some(true);
+        return Some(false);
     }
     let slot = lsm_offset!(cgroup_ancestors) + 8 * u64::from(config.captured_level);
     let ancestor: u64 = read_kernel(cgroup + slot)?;
-    let node: u64 = read_kernel(ancestor + lsm_offset!(cgroup_kn))?;
-    let id: u64 = read_kernel(node + lsm_offset!(kernfs_node_id))?;
-    Some(id != config.captured_id)
+    Some(events::cgroup_id(ancestor)? == config.captured_id)
 }
 
 /// The configuration, if the current task is captured.

@@ -2,7 +2,7 @@
 //!
 //! - input: sockets, connects, packets and handshakes of two cgroups: the captured one and the
 //!   gateway's
-//! - output: connections redirected to the gateway, each with a [`weir_ebpf_common::Record`]
+//! - output: connections redirected to the gateway, each with a [`weir_ebpf_common::Record`]; events
 //! - bound: no loops but the six ancestors; every map has a fixed size (`maps.rs`)
 //! - on failure: the connect is refused and counted; nothing passes around the gateway
 //!
@@ -11,14 +11,18 @@
 #![no_std]
 #![no_main]
 
+mod anchor;
 mod connect;
 mod dns;
 mod egress;
+mod events;
+mod lookup;
 mod lsm;
 mod maps;
 mod process;
 mod sock_ops;
 mod socket;
+mod watch;
 
 // Read by the kernel: `bpf_probe_read_kernel` and others are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

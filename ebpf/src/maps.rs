@@ -9,16 +9,17 @@
 //! accesses, and the verifier accepts none but the fields' own sizes.
 
 use core::ffi::c_void;
-use core::ptr::{addr_of, addr_of_mut, null_mut, read_volatile};
+use core::ptr::{NonNull, addr_of, addr_of_mut, null_mut, read_volatile};
 
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
+use aya_ebpf::bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use weir_ebpf_common::{
-    ABI_VERSION, Config, Counter, Listener, LsmOffsets, Offsets, Record, Tuple,
+    ABI_VERSION, ALIVE_BEAT, ALIVE_ENTRIES, Config, Counter, FLAG_FAIL_OPEN, Link, Listener,
+    LsmOffsets, MAX_LINKS, MAX_NEIGHBOURS, MAX_NETNS, Neighbour, Offsets, Peer, Record, Tuple,
 };
 
 /// One entry. Owner: the loader, once.
@@ -26,9 +27,19 @@ use weir_ebpf_common::{
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Where the gateway listens, by network namespace cookie. 1024 entries, never evicted; an unknown
-/// namespace is refused. Owner: the loader.
+/// namespace is refused. Owner: the loader and registrations of namespaces.
 #[map]
-static NETNS: HashMap<u64, Listener> = HashMap::with_max_entries(1024, 0);
+static NETNS: HashMap<u64, Listener> = HashMap::with_max_entries(MAX_NETNS, 0);
+
+/// Devices by which packets may leave bridged namespaces. 4096 entries, never evicted. Owner:
+/// registrations of namespaces.
+#[map]
+static LINKS: HashMap<Link, Peer> = HashMap::with_max_entries(MAX_LINKS, 0);
+
+/// What bridged namespaces reach without the host: address ranges of their bridges, with the
+/// bridge's own address in each. 16384 entries, never evicted. Owner: registrations of namespaces.
+#[map]
+static NEIGHBOURS: LpmTrie<Neighbour, [u32; 4]> = LpmTrie::with_max_entries(MAX_NEIGHBOURS, 0);
 
 /// Destinations that are left alone. 256 entries each, never evicted. Owner: the loader.
 #[map]
@@ -45,6 +56,16 @@ static TUPLES: LruHashMap<Tuple, Record> = LruHashMap::with_max_entries(16_384, 
 /// One value per [`Counter`]. Owner: all programs.
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+
+/// `ALIVE_*`: when the gateway last said that it lives. Owner: the gateway; read here.
+#[map]
+static ALIVE: Array<u64> = Array::with_max_entries(ALIVE_ENTRIES, 0);
+
+/// Sockets whose connect passed because no gateway was alive: their packets pass also when one is
+/// back. One per socket, charged to it, freed with it. Owner: `connect`; made only with
+/// [`FLAG_FAIL_OPEN`].
+#[btf_map]
+static OPENED: SkStorage<u64> = SkStorage::new();
 
 /// The client socket's record. One per socket, charged to it, freed with it. Owner: `connect`.
 #[btf_map]
@@ -70,9 +91,13 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     inode_i_ino: 0,
     inode_i_sb: 0,
     super_block_s_dev: 0,
+    task_signal: 0,
+    signal_live: 0,
+    task_children: 0,
+    task_sibling: 0,
 };
 
-/// Patched like `OFFSETS`, where security hooks are used.
+/// Patched like `OFFSETS`, for the security hooks and the watching programs.
 #[unsafe(no_mangle)]
 pub(crate) static LSM_OFFSETS: LsmOffsets = LsmOffsets {
     socket_sk: 0,
@@ -82,7 +107,16 @@ pub(crate) static LSM_OFFSETS: LsmOffsets = LsmOffsets {
     cgroup_ancestors: 0,
     cgroup_kn: 0,
     kernfs_node_id: 0,
-    pad: 0,
+    kernfs_node_name: 0,
+    task_cgroups: 0,
+    css_set_dfl_cgrp: 0,
+    task_comm: 0,
+    task_real_cred: 0,
+    cred_uid: 0,
+    cred_gid: 0,
+    sock_dport: 0,
+    sock_daddr: 0,
+    sock_v6_daddr: 0,
 };
 
 /// Reads a context field with exactly one access of its size.
@@ -142,11 +176,66 @@ pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0).filter(|config| config.abi_version == ABI_VERSION)
 }
 
+/// Whether traffic passes unseen now: the option is set and the gateway's last beat is too old.
+#[inline(always)]
+pub(crate) fn is_open(config: &Config) -> bool {
+    if config.flags & FLAG_FAIL_OPEN == 0 {
+        return false;
+    }
+    let Some(beat) = ALIVE.get_ptr(ALIVE_BEAT) else { return false };
+    // SAFETY: an array value is live for the program's life; the gateway writes it whole.
+    let beat = unsafe { read_volatile(beat) };
+    // SAFETY: takes nothing.
+    let now = unsafe { helpers::bpf_ktime_get_ns() };
+    weir_ebpf_common::is_dead(beat, now)
+}
+
+/// Remembers that a socket's connect passed unseen. False without memory for it.
+#[inline(always)]
+pub(crate) fn mark_opened(ctx: *mut bpf_sock_addr) -> bool {
+    let create = BPF_SK_STORAGE_GET_F_CREATE.into();
+    storage_of(addr_of!(OPENED), sock_of(ctx), null_mut(), create).is_some()
+}
+
+/// Forgets it: the socket connects somewhere else now.
+#[inline(always)]
+pub(crate) fn forget_opened(ctx: *mut bpf_sock_addr) {
+    // SAFETY: the socket pointer comes from the context; the map is this object's.
+    let _ = unsafe {
+        helpers::bpf_sk_storage_delete(addr_of!(OPENED).cast_mut().cast(), sock_of(ctx).cast())
+    };
+}
+
+/// Whether a packet's socket has such a connection (`cgroup_skb`: 5.2).
+#[inline(always)]
+pub(crate) fn is_opened(skb: *mut __sk_buff) -> bool {
+    let sk = field!((*skb).__bindgen_anon_2.sk);
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: the kernel's own pointer, checked for null.
+    let sk = unsafe { helpers::bpf_sk_fullsock(sk) };
+    !sk.is_null() && storage_of(addr_of!(OPENED), sk, null_mut(), 0).is_some()
+}
+
 #[inline(always)]
 pub(crate) fn listener(netns_cookie: u64) -> Option<&'static Listener> {
-    // SAFETY: hash map values may change under a reader; a listener is replaced whole, in eight
-    // aligned bytes.
+    // SAFETY: hash map values may change under a reader. Cookies are not reused: an entry that is
+    // written again says the same, or another address of the same bridge.
     unsafe { NETNS.get(netns_cookie) }
+}
+
+/// Whether packets of a bridged namespace may leave it by a device.
+#[inline(always)]
+pub(crate) fn is_link(netns_cookie: u64, ifindex: u32) -> bool {
+    // SAFETY: only looked for, not read.
+    unsafe { LINKS.get(Link { netns_cookie, ifindex, pad: 0 }) }.is_some()
+}
+
+/// The bridge's own address, if a bridged namespace would reach `addr` without the host.
+#[inline(always)]
+pub(crate) fn bridge_of_neighbour(netns_cookie: u64, addr: [u32; 4]) -> Option<[u32; 4]> {
+    NEIGHBOURS.get(Key::new(Neighbour::BITS, Neighbour::new(netns_cookie, addr))).copied()
 }
 
 #[inline(always)]
@@ -221,6 +310,18 @@ pub(crate) fn client_record_of(sk: *mut bpf_sock) -> Option<&'static mut Record>
     storage(addr_of!(CLIENT), sk, null_mut(), 0)
 }
 
+/// The full socket of a packet; `None` for packets without one (5.1).
+#[inline(always)]
+pub(crate) fn socket_of_packet(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
+    let sk = field!((*skb).__bindgen_anon_2.sk);
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: the pointer comes from the context and is not null.
+    let sk = unsafe { helpers::bpf_sk_fullsock(sk) };
+    (!sk.is_null()).then_some(sk)
+}
+
 /// Copies a record into an accepted socket's storage.
 #[inline(always)]
 pub(crate) fn store_server_record(sk: *mut bpf_sock, record: *mut Record) -> bool {
@@ -260,14 +361,25 @@ fn storage(
     initial: *mut Record,
     flags: u64,
 ) -> Option<&'static mut Record> {
+    let record = storage_of(map, sk, initial, flags)?;
+    // SAFETY: a live value that the socket keeps alive; hooks of one socket run under its lock, so
+    // nobody else holds a reference.
+    unsafe { record.as_ptr().as_mut() }
+}
+
+#[inline(always)]
+fn storage_of<T>(
+    map: *const SkStorage<T>,
+    sk: *mut bpf_sock,
+    initial: *mut T,
+    flags: u64,
+) -> Option<NonNull<T>> {
     // SAFETY: the socket pointer comes from a context, the map is this object's and its value type
-    // is `Record`, `initial` is null or a whole record.
-    let record = unsafe {
+    // is `T`, `initial` is null or a whole value.
+    let value = unsafe {
         helpers::bpf_sk_storage_get(map.cast_mut().cast(), sk.cast(), initial.cast(), flags)
     };
-    // SAFETY: the helper returns null or a live value that the socket keeps alive; hooks of one
-    // socket run under its lock, so nobody else holds a reference.
-    unsafe { record.cast::<Record>().as_mut() }
+    NonNull::new(value.cast())
 }
 
 /// Reads kernel memory, or `None` if the address is bad (5.5).
@@ -291,6 +403,23 @@ pub(crate) fn read_user_argv(record: &mut Record, address: u64, len: u32) -> boo
     let into = addr_of_mut!(record.argv).cast::<c_void>();
     // SAFETY: `into` has at least `len` bytes; the helper checks `address` itself.
     unsafe { helpers::bpf_probe_read_user(into, len, address as *const c_void) == 0 }
+}
+
+/// Reads a NUL-terminated name of the kernel's, or what fits of it (5.5).
+#[inline(always)]
+pub(crate) fn read_kernel_name<const N: usize>(into: &mut [u8; N], address: u64) {
+    let place = into.as_mut_ptr().cast::<c_void>();
+    // SAFETY: `place` has `N` bytes; the helper checks `address` itself. A name that cannot be read is
+    // left empty.
+    let _ =
+        unsafe { helpers::bpf_probe_read_kernel_str(place, N as u32, address as *const c_void) };
+}
+
+/// `CLOCK_BOOTTIME`, nanoseconds (5.8).
+#[inline(always)]
+pub(crate) fn boot_time_ns() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_ktime_get_boot_ns() }
 }
 
 #[inline(always)]

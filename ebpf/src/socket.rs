@@ -12,9 +12,11 @@
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockoptContext};
-use weir_ebpf_common::Counter;
+use weir_ebpf_common::{Counter, FAMILY_V4, FAMILY_V6};
 
-use crate::maps::{self, count, field, set_field};
+use crate::connect::{user_addr, user_port};
+use crate::events::{self, About};
+use crate::maps::{self, field, set_field};
 
 const PASS: i32 = 1;
 const REFUSE: i32 = 0;
@@ -44,50 +46,53 @@ pub fn weir_create(ctx: SockContext) -> i32 {
     let known = match kind {
         SOCK_STREAM => protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP,
         SOCK_DGRAM => protocol == IPPROTO_UDP,
-        SOCK_RAW => {
-            count(Counter::SocketRefusedRaw);
-            return REFUSE;
-        }
         _ => false,
     };
     if known {
         return PASS;
     }
-    count(Counter::SocketRefusedProtocol);
+    let cause = match kind {
+        SOCK_RAW => Counter::SocketRefusedRaw,
+        _ => Counter::SocketRefusedProtocol,
+    };
+    events::tell(cause, &About { protocol, what: kind, ..About::NOTHING });
     REFUSE
 }
 
 #[cgroup_sock_addr(bind4)]
 pub fn weir_bind4(ctx: SockAddrContext) -> i32 {
-    bind(ctx.sock_addr)
+    bind(ctx.sock_addr, FAMILY_V4)
 }
 
 #[cgroup_sock_addr(bind6)]
 pub fn weir_bind6(ctx: SockAddrContext) -> i32 {
-    bind(ctx.sock_addr)
+    bind(ctx.sock_addr, FAMILY_V6)
 }
 
 /// While the gateway is down its port is free; whoever listened there would receive what other
 /// jobs send.
 #[inline(always)]
-fn bind(ctx: *mut bpf_sock_addr) -> i32 {
-    let port = u16::from_be(field!((*ctx).user_port) as u16);
+fn bind(ctx: *mut bpf_sock_addr, family: u16) -> i32 {
+    let port = user_port(ctx);
     if port == 0 {
         return PASS;
     }
-    let Some(config) = maps::config() else {
-        count(Counter::RefusedConfig);
-        return REFUSE;
+    let cause = match maps::config() {
+        None => Counter::RefusedConfig,
+        Some(config) => {
+            let here = maps::listener(maps::netns_cookie(ctx));
+            if port != config.gateway_port
+                && here.is_none_or(|one| one.port != port)
+                && crate::dns::port() != Some(port)
+            {
+                return PASS;
+            }
+            Counter::BindRefused
+        }
     };
-    let here = maps::listener(maps::netns_cookie(ctx));
-    if port == config.gateway_port
-        || here.is_some_and(|one| one.port == port)
-        || crate::dns::port() == Some(port)
-    {
-        count(Counter::BindRefused);
-        return REFUSE;
-    }
-    PASS
+    let (addr, protocol) = (user_addr(ctx, family), field!((*ctx).protocol));
+    events::tell(cause, &About { addr, port, protocol, what: 0 });
+    REFUSE
 }
 
 /// Options that make packets leave without a send that anybody checks: packet sockets past the
@@ -113,7 +118,8 @@ pub fn weir_setsockopt(ctx: SockoptContext) -> i32 {
         _ => false,
     };
     if refused {
-        count(Counter::OptionRefused);
+        let what = (level as u32) << 16 | (name as u32 & 0xffff);
+        events::tell(Counter::OptionRefused, &About { what, ..About::NOTHING });
         return REFUSE;
     }
     // "Unchanged": otherwise values longer than a page are refused (`EFAULT`).

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+pub mod bridge;
+pub mod inside;
 pub mod wire;
 
 use crate::capture::{Capture, CaptureError, Captured};
@@ -37,14 +39,13 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// The operating system's answer for an IPv4 address.
 pub fn listen(port: u16, addresses: u16) -> std::io::Result<Vec<std::net::TcpListener>> {
-    let first = bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
+    let first = bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port), false)?;
     let port = first.local_addr()?.port();
     let mut all = vec![first];
-    for index in 1..u32::from(addresses) {
-        let addr = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + index);
-        all.push(bind(SocketAddr::new(addr.into(), port))?);
+    for addr in self::addresses(port, addresses).skip(1) {
+        all.push(bind(addr, false)?);
     }
-    match bind(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+    match bind(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port), false) {
         Ok(v6) => all.push(v6),
         // Captured IPv6 connections then fail to connect: refused, not passed.
         Err(error) => tracing::warn!(%error, "no IPv6 listener on ::1"),
@@ -52,13 +53,30 @@ pub fn listen(port: u16, addresses: u16) -> std::io::Result<Vec<std::net::TcpLis
     Ok(all)
 }
 
-fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+/// The IPv4 addresses of the captured port, 127.0.0.1 first.
+pub(crate) fn addresses(port: u16, count: u16) -> impl Iterator<Item = SocketAddr> {
+    let first = Ipv4Addr::LOCALHOST.to_bits();
+    (0..u32::from(count))
+        .map(move |index| SocketAddr::new(Ipv4Addr::from_bits(first + index).into(), port))
+}
+
+/// Opens one listener. A transparent one accepts connections for addresses that the host does not
+/// have.
+///
+/// # Errors
+/// The operating system's answer.
+pub(crate) fn bind(addr: SocketAddr, transparent: bool) -> std::io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if transparent && addr.is_ipv6() {
+        socket.set_ip_transparent_v6(true)?;
+    } else if transparent {
+        socket.set_ip_transparent_v4(true)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;

@@ -4,6 +4,9 @@
 //! - output: text
 //! - bound: 16 connections at a time, 5 s each
 //! - on failure: the connection is closed; the gateway goes on
+//!
+//! The listener may be one of an older gateway, and go on to a newer one: whoever ends it last
+//! removes its file.
 
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
@@ -40,13 +43,13 @@ pub enum Answer {
 /// Serves until `stop`. `answer` maps a path to a text.
 ///
 /// # Errors
-/// When the socket cannot be made.
+/// When the runtime does not take the socket.
 pub async fn serve(
-    path: &Path,
+    listener: std::os::unix::net::UnixListener,
     stop: &CancellationToken,
     answer: impl Fn(&str) -> Answer + 'static,
 ) -> std::io::Result<()> {
-    let listener = listen(path)?;
+    let listener = UnixListener::from_std(listener)?;
     let (answer, places) = (Rc::new(answer), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     loop {
         let stream = tokio::select! {
@@ -54,7 +57,7 @@ pub async fn serve(
                 Ok((stream, _)) => stream,
                 Err(_) => continue,
             },
-            () = stop.cancelled() => break,
+            () = stop.cancelled() => return Ok(()),
         };
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             let answer = Rc::clone(&answer);
@@ -65,11 +68,13 @@ pub async fn serve(
             });
         }
     }
-    std::fs::remove_file(path)
 }
 
-/// A socket file that nobody listens on any more is replaced; a live one is an error.
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
+/// Makes the socket. A file that nobody listens on any more is replaced.
+///
+/// # Errors
+/// `AddrInUse` when somebody listens; as of `bind(2)`.
+pub fn listen(path: &Path) -> std::io::Result<std::os::unix::net::UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
@@ -79,7 +84,8 @@ fn listen(path: &Path) -> std::io::Result<UnixListener> {
         }
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }

@@ -6,17 +6,23 @@
 //! - on failure: [`AppError`]; nothing is half started
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::capture::Capture;
+use self::reconcile::{Baseline, Counts, Reconcile};
+use crate::capture::maps::Maps;
+use crate::capture::{Capture, CaptureError};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::dns::Journal;
+use crate::error::Faulty as _;
 use crate::forward::dial::Dialer;
+use crate::identify::guard::Guard;
+use crate::identify::registry::Registry;
 use crate::policy::Engine;
 use crate::record::row::Producer;
 use crate::record::{RecordError, Recorder, WriterThread};
@@ -25,9 +31,17 @@ use crate::telemetry::Metrics;
 use crate::tls::upstream::Upstream;
 use crate::tls::{Terminator, TlsError};
 
+mod alarms;
+mod alive;
 pub mod build;
+mod bypass;
 mod control;
 mod dns;
+mod failopen;
+pub mod handed;
+pub mod handover;
+mod identity;
+mod namespaces;
 mod pipeline;
 mod reconcile;
 pub mod tasks;
@@ -62,6 +76,59 @@ pub(crate) struct Shared {
     pub(crate) open_flows: AtomicUsize,
     /// Stop accepting; let open exchanges finish.
     pub(crate) shutdown: CancellationToken,
+    pub(crate) ending: Ending,
+    pub(crate) baseline: Mutex<Baseline>,
+    /// The programs' maps.
+    pub(crate) maps: Maps,
+    pub(crate) guard: Guard,
+    /// Who is who.
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl Shared {
+    /// Whether no other gateway is about: none that this one takes over from, or that took over.
+    fn is_alone(&self) -> bool {
+        let baseline = self.baseline.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.ending.handed_over.is_cancelled() && !matches!(*baseline, Baseline::Awaited)
+    }
+
+    /// Connections accepted with a record.
+    fn accepted(&self) -> u64 {
+        let without = self.metrics.outcome_count(CaptureError::NoRecord.outcome());
+        self.metrics.flows_total.value().saturating_sub(without)
+    }
+
+    /// Waits until every task of `tasks` has ended, or its time is over; false then.
+    ///
+    /// At shutdown somebody waits for this process, so that flows get `gateway.drain_timeout`.
+    /// After a handover nobody does.
+    pub(crate) async fn drain(&self, tasks: &tasks::Tasks) -> bool {
+        let gateway = &self.config.gateway;
+        let deadline = async {
+            if self.ending.handed_over.is_cancelled() {
+                tokio::select! {
+                    () = tokio::time::sleep(gateway.handover_timeout) => return,
+                    () = self.ending.soon.cancelled() => {}
+                }
+            }
+            tokio::time::sleep(gateway.drain_timeout).await;
+        };
+        tokio::select! {
+            () = tasks.drained() => true,
+            () = deadline => false,
+        }
+    }
+}
+
+/// How this gateway ends.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    /// A newer gateway serves, and delivers: this one ends its flows.
+    pub(crate) handed_over: CancellationToken,
+    /// After a handover: it was asked to stop all the same.
+    pub(crate) soon: CancellationToken,
+    /// The loops that accept.
+    pub(crate) accepting: TaskTracker,
 }
 
 /// Why the gateway did not start or stop well.
@@ -73,6 +140,9 @@ pub enum AppError {
     /// Recorder or spool.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What the kernel side says.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// The captured port.
     #[error("listening on port {port}: {source}")]
     Listen {
@@ -140,6 +210,44 @@ impl Gateway {
     /// Returns when a thread has given up and the gateway should be stopped.
     pub async fn failed(&self) {
         self.shared.shutdown.cancelled().await;
+    }
+
+    /// A newer gateway accepts on these sockets: this one stops to accept and to deliver, and ends
+    /// its flows. Returns when it accepts no more, with what it has accounted for of the kernel's
+    /// joined connections, if it knows. [`Gateway::shutdown`] is still to be called.
+    pub async fn hand_over(&self) -> Option<u64> {
+        let shared = &self.shared;
+        shared.ending.handed_over.cancel();
+        shared.shutdown.cancel();
+        shared.ending.accepting.close();
+        shared.ending.accepting.wait().await;
+        let accepted = shared.accepted();
+        let mut baseline = shared.baseline.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *baseline, Baseline::Ended) {
+            Baseline::Known(reconcile) => Some(reconcile.accounted(accepted)),
+            Baseline::Unknown | Baseline::Awaited | Baseline::Ended => None,
+        }
+    }
+
+    /// An older gateway still accepts on these sockets: what the kernel counts is not ours alone.
+    /// The answer is to be called when it accepts no more, with how many of the kernel's joined
+    /// connections it has accounted for.
+    pub fn await_predecessor(&self) -> impl FnOnce(Option<u64>) + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        *shared.baseline.lock().unwrap_or_else(PoisonError::into_inner) = Baseline::Awaited;
+        move |accounted| {
+            let mut baseline = shared.baseline.lock().unwrap_or_else(PoisonError::into_inner);
+            // A still newer gateway may have taken over meanwhile.
+            if matches!(*baseline, Baseline::Awaited) {
+                let from = |joined| Reconcile::from(Counts { joined, accepted: 0 });
+                *baseline = accounted.map_or(Baseline::Unknown, |n| Baseline::Known(from(n)));
+            }
+        }
+    }
+
+    /// After [`Gateway::hand_over`]: ends it within `gateway.drain_timeout`.
+    pub fn hurry(&self) -> CancellationToken {
+        self.shared.ending.soon.clone()
     }
 
     /// Stops in order: stop accepting, drain flows, seal the open segment, flush the sink once.

@@ -7,20 +7,33 @@
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::error::{Fault, Faulty};
 
+mod alive;
+pub mod anchors;
+mod bridge;
 pub mod btf;
 pub mod cgroup;
+pub mod container;
+pub mod events;
 pub mod fixed;
 pub mod layers;
+mod links;
 pub mod loader;
 pub mod maps;
+pub mod netns;
 mod nft;
 pub mod pins;
 mod programs;
+pub mod repair;
+pub mod session;
+mod settings;
 mod sockets;
 mod syscall;
+mod tracing;
+mod watch;
 
 /// The destination that the client asked for, before the redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +86,8 @@ pub struct Process {
     pub comm: String,
     /// Arguments, cut at `weir_ebpf_common::MAX_ARGV_BYTES`: text that the process chose itself.
     pub argv: Vec<String>,
+    /// The process tree that it belongs to, if it was begun as an anchor.
+    pub anchor: Option<anchors::Membership>,
 }
 
 /// What the kernel knows about one redirected connection.
@@ -84,6 +99,9 @@ pub struct Captured {
     pub socket_cookie: SocketCookie,
     /// Who called `connect(2)`.
     pub process: Process,
+    /// Whether that process was outside of the captured cgroup: its socket was made inside, and one
+    /// of the two was moved or passed on since.
+    pub socket_moved: bool,
 }
 
 /// The `Capture` seam: kernel socket storage, or a fixed answer in tests without root.
@@ -93,6 +111,54 @@ pub trait Capture: Send + Sync + 'static {
     /// # Errors
     /// [`CaptureError::NoRecord`] when the connection did not come through the hooks.
     fn record(&self, socket: BorrowedFd<'_>) -> Result<Captured, CaptureError>;
+
+    /// Who sent a question to the resolver; `orig_dst` is the server that it meant to ask.
+    ///
+    /// # Errors
+    /// [`CaptureError::NoRecord`] when the question did not come through the hooks.
+    fn asker(&self, question: Question) -> Result<Captured, CaptureError>;
+
+    /// Tells the kernel that a gateway is alive.
+    ///
+    /// # Errors
+    /// [`CaptureError::Bpf`] when the kernel could not be told.
+    fn beat(&self) -> Result<(), CaptureError> {
+        Ok(())
+    }
+
+    /// What the record knows already of connections that passed unseen.
+    ///
+    /// # Errors
+    /// [`CaptureError::Bpf`]
+    fn told_bypassed(&self) -> Result<Told, CaptureError> {
+        Ok(Told::default())
+    }
+
+    /// Remembers it for the next gateway.
+    ///
+    /// # Errors
+    /// [`CaptureError::Bpf`]
+    fn tell_bypassed(&self, _told: Told) -> Result<(), CaptureError> {
+        Ok(())
+    }
+}
+
+/// How many connections that passed unseen are in the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// How many, since the hooks were attached.
+    pub count: u64,
+    /// How long ago the kernel had counted so many.
+    pub ago: Duration,
+}
+
+/// A question to the resolver, by what the resolver sees of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Where it came from.
+    pub client: SocketAddr,
+    /// The id of a datagram's message; `None` for a connection.
+    pub id: Option<u16>,
 }
 
 /// Why capture failed.
@@ -107,6 +173,9 @@ pub enum CaptureError {
     /// The kernel lacks something that capture needs.
     #[error("this kernel cannot capture: {0}")]
     Unsupported(String),
+    /// A network namespace that may have other ways out than the gateway.
+    #[error("unknown network namespace: {0}")]
+    UnknownNetns(String),
     /// A BPF object, map or link could not be used.
     #[error("{action}: {detail}")]
     Bpf {
@@ -147,6 +216,7 @@ impl Faulty for CaptureError {
     fn fault(&self) -> Fault {
         match self {
             Self::NoRecord => Fault::Downstream,
+            Self::UnknownNetns(_) => Fault::Policy,
             Self::Unsupported(_)
             | Self::AlreadyAttached(_)
             | Self::Bpf { .. }
@@ -158,6 +228,7 @@ impl Faulty for CaptureError {
     fn outcome(&self) -> &'static str {
         match self {
             Self::NoRecord => "no_capture_record",
+            Self::UnknownNetns(_) => "capture_unknown_netns",
             Self::AlreadyAttached(_) => "capture_attached_already",
             Self::Unsupported(_) => "capture_unsupported",
             Self::Bpf { .. } | Self::Io { .. } | Self::AbiVersion { .. } => "capture_failed",

@@ -18,12 +18,22 @@ use crate::sink::SinkError;
 use crate::store::StoreError;
 use crate::tls::TlsError;
 
+mod account;
 pub mod attach;
 pub mod ca;
+mod descriptors;
+pub mod docker_proxy;
 pub mod doctor;
 pub mod gateway;
+pub mod guard;
+pub mod identity;
+pub mod launch;
+pub mod login;
+pub mod netns;
+pub mod oci_runtime;
 pub mod query;
 pub mod run;
+mod service;
 pub mod sessions;
 pub mod show;
 pub mod store;
@@ -48,14 +58,37 @@ enum Command {
     Up(up::Args),
     /// Run a command under capture
     Run(run::Args),
+    /// Join a job's cgroup and become a command (`weir run` does it so)
+    #[command(hide = true)]
+    Enter(run::EnterArgs),
     /// Run the gateway in the foreground
     Gateway(gateway::Args),
+    /// Open what the gateway needs, give all privilege up, and become `weir gateway`
+    Launch(launch::Args),
+    /// Answer the questions of an unprivileged gateway, as root
+    Guard(guard::Args),
     /// Run the embedded store in the foreground
     Store(store::Args),
     /// Load, attach and pin the kernel programs
     Attach(attach::Args),
     /// Remove the kernel programs and their pins
-    Detach(attach::Args),
+    Detach(attach::DetachArgs),
+    /// Register network namespaces beside the gateway's own
+    Netns(netns::Args),
+    /// Tell the gateway about the CI job that this runs in (for the hooks of CI runners)
+    CiHook(identity::HookArgs),
+    /// Show who this process acts for
+    Whoami(identity::ShowArgs),
+    /// Show who another process acts for
+    Whois(identity::WhoisArgs),
+    /// List the jobs and people whose identity is verified
+    Identities(identity::ShowArgs),
+    /// Take an identity back: cuts its connections and refuses new ones
+    Revoke(identity::RevokeArgs),
+    /// Log this login session in: what it sends is sent as you
+    Login(login::Args),
+    /// Log this login session out
+    Logout,
     /// Check the configuration file
     CheckConfig,
     /// Print the CA certificate that clients must trust
@@ -70,6 +103,11 @@ enum Command {
     Show(show::Args),
     /// Check this host: kernel, cgroup, CA, store, clock
     Doctor(doctor::Args),
+    /// Run the real OCI runtime on containers that are captured (docker, podman)
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    OciRuntime(oci_runtime::Args),
+    /// Run the proxy before Docker's socket in the foreground
+    DockerProxy(docker_proxy::Args),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -153,8 +191,20 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<u8, CliError> {
         // Its engine wants a process, and a runtime, of its own.
         match store::run(args, &context)? {}
     }
-    if matches!(cli.command, Command::Run(_)) {
+    if let Command::Launch(args) = &cli.command {
+        // On the only thread: capabilities are each thread's own.
+        match launch::run(args, &context)? {}
+    }
+    if let Command::OciRuntime(args) = &cli.command {
+        // It becomes another program: nothing is to be running then.
+        match oci_runtime::run(args, &context)? {}
+    }
+    if matches!(cli.command, Command::Run(_) | Command::Enter(_)) {
         run::refuse_inherited_sockets()?;
+    }
+    if let Command::Enter(args) = &cli.command {
+        // Before there are threads and descriptors: it becomes another program.
+        match run::enter(args)? {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli.command, &context, out))
@@ -168,10 +218,23 @@ async fn dispatch(
     match command {
         Command::Up(args) => up::run(&args, context, out).await?,
         Command::Run(args) => return run::run(&args, context, out).await,
-        Command::Gateway(args) => gateway::run(&args, context).await?,
+        Command::Enter(args) => match run::enter(&args)? {},
+        Command::Gateway(args) => gateway::run(&args, context, out).await?,
+        Command::Launch(args) => match launch::run(&args, context)? {},
+        Command::Guard(args) => guard::run(&args, context, out).await?,
         Command::Store(args) => match store::run(&args, context)? {},
+        Command::DockerProxy(args) => docker_proxy::run(&args, context).await?,
+        Command::OciRuntime(args) => match oci_runtime::run(&args, context)? {},
         Command::Attach(args) => attach::run_attach(&args, context, out)?,
         Command::Detach(args) => attach::run_detach(&args, context, out)?,
+        Command::Netns(args) => netns::run(&args, context, out)?,
+        Command::CiHook(args) => return identity::hook(&args, context, out).await,
+        Command::Whoami(args) => identity::whoami(&args, context, out).await?,
+        Command::Whois(args) => identity::whois(&args, context, out).await?,
+        Command::Identities(args) => identity::list(&args, context, out).await?,
+        Command::Revoke(args) => identity::revoke(&args, context, out).await?,
+        Command::Login(args) => login::login(&args, context, out).await?,
+        Command::Logout => login::logout(context, out).await?,
         Command::CheckConfig => {
             context.config()?;
             writeln!(out, "configuration is valid")?;

@@ -7,7 +7,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Wall-clock time, microseconds since 1970-01-01T00:00:00Z.
@@ -41,29 +41,45 @@ impl Clock for SystemClock {
     }
 }
 
-/// A wall clock that tests move by hand; the monotonic clock stays real.
+/// Clocks that tests move by hand.
 #[derive(Debug)]
-pub struct FakeClock(AtomicI64);
+pub struct FakeClock {
+    wall_us: AtomicI64,
+    /// The monotonic clock is the real one, this much ahead.
+    ahead_us: AtomicU64,
+}
 
 impl FakeClock {
-    /// A clock that stands at `start`.
+    /// A wall clock that stands at `start`, and the real monotonic clock.
     pub fn at(start: WallUs) -> Self {
-        Self(AtomicI64::new(start.0))
+        Self { wall_us: AtomicI64::new(start.0), ahead_us: AtomicU64::new(0) }
     }
 
-    /// Moves the wall clock forward.
+    /// Moves the wall clock forward, as a jump does.
     pub fn advance(&self, by: Duration) {
         let us = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
-        self.0.fetch_add(us, Ordering::Relaxed);
+        self.wall_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Moves both clocks forward, as time does.
+    pub fn elapse(&self, by: Duration) {
+        self.elapse_mono(by);
+        self.advance(by);
+    }
+
+    /// Moves the monotonic clock forward: what waits is due, and tokens are as fresh as before.
+    pub fn elapse_mono(&self, by: Duration) {
+        let us = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        self.ahead_us.fetch_add(us, Ordering::Relaxed);
     }
 }
 
 impl Clock for FakeClock {
     fn wall(&self) -> WallUs {
-        WallUs(self.0.load(Ordering::Relaxed))
+        WallUs(self.wall_us.load(Ordering::Relaxed))
     }
 
     fn mono(&self) -> Instant {
-        Instant::now()
+        Instant::now() + Duration::from_micros(self.ahead_us.load(Ordering::Relaxed))
     }
 }

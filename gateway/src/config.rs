@@ -10,8 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub mod identity;
 pub mod raw;
 pub mod units;
+pub mod url;
 pub mod validate;
 
 /// A checked configuration. Nothing validates again after this.
@@ -27,6 +29,8 @@ pub struct Config {
     pub tls: Tls,
     /// The resolver of captured processes.
     pub dns: Dns,
+    /// Whose tokens are believed.
+    pub identity: identity::Identity,
     /// What to do with flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.
@@ -37,6 +41,10 @@ pub struct Config {
     pub store: Store,
     /// Health and metrics.
     pub admin: Admin,
+    /// The OCI runtime.
+    pub containers: Containers,
+    /// The proxy before Docker's socket.
+    pub docker: Docker,
 }
 
 /// See [`raw::Host`].
@@ -67,6 +75,10 @@ pub struct Capture {
     pub devices: Vec<String>,
     /// Whether nftables guards the network namespace.
     pub nftables: bool,
+    /// Whether traffic passes unseen while no gateway is alive.
+    pub danger_fail_open: bool,
+    /// Bridges whose containers can be captured.
+    pub bridges: Vec<String>,
 }
 
 /// An address range, `10.0.0.0/8`.
@@ -85,6 +97,8 @@ pub struct Gateway {
     pub port: u16,
     /// Addresses from 127.0.0.1 on that have it.
     pub addresses: u16,
+    /// User that it runs under; see [`raw::Gateway::user`].
+    pub user: Option<String>,
     /// Worker threads, each with its own runtime and listener.
     pub workers: usize,
     /// Concurrent flows.
@@ -99,6 +113,8 @@ pub struct Gateway {
     pub connect_timeout: Duration,
     /// Open flows get this long at shutdown.
     pub drain_timeout: Duration,
+    /// And this long after a newer gateway took over.
+    pub handover_timeout: Duration,
 }
 
 /// See [`raw::Tls`].
@@ -259,6 +275,32 @@ pub struct Admin {
     pub socket: PathBuf,
 }
 
+/// See [`raw::Containers`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Containers {
+    /// The real runtime; `None` searches the usual places.
+    pub runtime: Option<PathBuf>,
+    /// Whether system bundles are covered.
+    pub system_bundle: bool,
+    /// Whether containers keep `CAP_NET_RAW`.
+    pub net_raw: bool,
+}
+
+/// See [`raw::Docker`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Docker {
+    /// Whether `weir up` starts the proxy.
+    pub enabled: bool,
+    /// Its socket.
+    pub listen: PathBuf,
+    /// Group that may use it.
+    pub group: Option<String>,
+    /// Docker's own socket.
+    pub upstream: PathBuf,
+    /// Further directories that captured jobs must not mount.
+    pub protect: Vec<PathBuf>,
+}
+
 /// Every problem of a configuration, each with its path.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -284,6 +326,27 @@ pub enum ConfigError {
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 impl Config {
+    /// Where `weir guard` answers: beside `admin.socket`.
+    pub fn guard_socket(&self) -> PathBuf {
+        self.admin.socket.with_file_name("guard.sock")
+    }
+
+    /// Where a newer gateway asks this one for its sockets: beside `admin.socket`.
+    pub fn handover_socket(&self) -> PathBuf {
+        self.admin.socket.with_file_name("handover.sock")
+    }
+
+    /// Where listeners inside other network namespaces are handed to the gateway: beside
+    /// `admin.socket`.
+    pub fn orders_socket(&self) -> PathBuf {
+        self.admin.socket.with_file_name("netns.sock")
+    }
+
+    /// Where hooks and people talk about identities: beside `admin.socket`.
+    pub fn identity_socket(&self) -> PathBuf {
+        self.admin.socket.with_file_name("identity.sock")
+    }
+
     /// Reads, parses and checks a file.
     ///
     /// # Errors

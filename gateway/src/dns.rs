@@ -8,17 +8,22 @@
 //!
 //! Nothing is cached: the servers behind it do that. docs/dns.md says what this can and cannot see.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
+use crate::capture::{Capture, CaptureError, Captured, Question};
 use crate::clock::SharedClock;
 use crate::config;
 use crate::error::{Fault, Faulty};
+use crate::identify::{Identifier, Identity};
+use crate::record::flow::mapped;
 use crate::record::row::DnsRow;
 use crate::record::{Record, RecordError, RecordPermit, Recorder};
 use crate::telemetry::Metrics;
@@ -111,6 +116,30 @@ pub struct Resolver {
     metrics: Arc<Metrics>,
     clock: SharedClock,
     timeout: Duration,
+    askers: Askers,
+}
+
+/// Finds out who asks.
+pub struct Askers {
+    /// What the hooks know.
+    pub capture: Arc<dyn Capture>,
+    /// Names for it.
+    pub identifier: Identifier,
+}
+
+impl std::fmt::Debug for Askers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Askers").field("identifier", &self.identifier).finish_non_exhaustive()
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Address and port of its socket.
+    pub addr: SocketAddr,
+    /// The process, if the hooks saw it.
+    asker: Option<Rc<Captured>>,
 }
 
 /// An answer, and what the row says about it.
@@ -129,6 +158,7 @@ impl Resolver {
         recorder: Recorder,
         metrics: Arc<Metrics>,
         clock: SharedClock,
+        askers: Askers,
     ) -> Self {
         Self {
             rules: Rules::new(config.refuse.clone()),
@@ -138,7 +168,26 @@ impl Resolver {
             metrics,
             clock,
             timeout: config.timeout,
+            askers,
         }
+    }
+
+    /// Who sent a message, or with no message, who opened a connection. To be asked at once: the
+    /// kernel keeps it for a bounded number of questions.
+    pub fn client(&self, addr: SocketAddr, datagram: Option<&[u8]>) -> Client {
+        // What is shorter than its id gets no answer and no row.
+        let id = datagram.map(|raw| raw.first_chunk::<2>().map_or(0, |id| u16::from_be_bytes(*id)));
+        let asker = match self.askers.capture.asker(Question { client: addr, id }) {
+            Ok(captured) => Some(Rc::new(captured)),
+            Err(error) => {
+                self.metrics.dns_unattributed_total.inc();
+                if !matches!(error, CaptureError::NoRecord) {
+                    tracing::warn!(%error, "looking up who asked");
+                }
+                None
+            }
+        };
+        Client { addr, asker }
     }
 
     /// Answers one message, or nothing when it deserves none.
@@ -149,7 +198,7 @@ impl Resolver {
         &self,
         raw: &[u8],
         transport: Transport,
-        client: SocketAddr,
+        client: &Client,
     ) -> Option<Vec<u8>> {
         self.metrics.dns_queries_total.inc();
         let query = match Query::parse(raw) {
@@ -164,7 +213,11 @@ impl Resolver {
         };
         let started = self.clock.mono();
         let deadline = Instant::now() + self.timeout;
-        let mut row = self.row(&query, transport, client);
+        let identity = match &client.asker {
+            Some(captured) => Some(self.askers.identifier.identify(&captured.process).await),
+            None => None,
+        };
+        let mut row = self.row(&query, transport, client, identity.as_deref());
         let permit = match self.reserve(deadline).await {
             Ok(permit) => permit,
             Err(error) => {
@@ -248,7 +301,19 @@ impl Resolver {
         reply
     }
 
-    fn row(&self, query: &Query, transport: Transport, client: SocketAddr) -> DnsRow {
+    fn row(
+        &self,
+        query: &Query,
+        transport: Transport,
+        client: &Client,
+        identity: Option<&Identity>,
+    ) -> DnsRow {
+        let asker = client.asker.as_deref();
+        let process = asker.map(|captured| &captured.process);
+        let named = |name: fn(&Identity) -> &Arc<str>| {
+            identity.map_or_else(Arc::default, |identity| Arc::clone(name(identity)))
+        };
+        let asked = asker.map(|captured| mapped(captured.orig_dst.0.ip()));
         DnsRow {
             ts: self.clock.wall().0,
             qname: query.text().to_owned(),
@@ -260,8 +325,21 @@ impl Resolver {
             upstream: String::new(),
             ech_removed: 0,
             proto: transport.as_str(),
-            client_port: client.port(),
+            client_port: client.addr.port(),
             dur_us: 0,
+            session_id: identity.map_or_else(Uuid::nil, |identity| identity.session_id),
+            job_id: named(|identity| &identity.job_id),
+            exec_id: named(|identity| &identity.exec_id),
+            identity: named(|identity| &identity.who.display),
+            pid: process.map_or(0, |process| process.key.tgid),
+            start_time_ns: process.map_or(0, |process| process.key.start_time_ns),
+            process: named(|identity| &identity.process),
+            exe: named(|identity| &identity.exe),
+            uid: process.map_or(0, |process| process.uid),
+            cgroup_id: process.map_or(0, |process| process.cgroup_id.0),
+            cgroup: named(|identity| &identity.cgroup),
+            asked_ip: asked.unwrap_or(Ipv6Addr::UNSPECIFIED),
+            who: identity.map_or_else(Arc::default, |identity| Arc::clone(&identity.who)),
         }
     }
 }

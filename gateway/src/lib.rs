@@ -21,6 +21,7 @@ pub mod tls;
 
 pub mod http;
 pub mod inspect;
+pub mod packet;
 pub mod policy;
 
 pub mod forward;
@@ -32,3 +33,6 @@ pub mod sink;
 pub mod store;
 
 pub mod query;
+
+pub mod docker;
+pub mod oci;

@@ -6,7 +6,8 @@ use clap::Parser as _;
 use weir_gateway::{cli, telemetry};
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let args = cli::oci_runtime::with_alias(std::env::args_os());
+    let cli = cli::Cli::parse_from(args);
     telemetry::init_logging();
     // Not locked: a panic hook or a child may want to print as well.
     let mut out = std::io::stdout();

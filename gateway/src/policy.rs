@@ -8,9 +8,11 @@
 //! The rules are those of `[policy]` and `[tls]` in the configuration. The policy document with
 //! identities, holds and obligations takes this module's place later; the two proofs stay.
 
+use crate::config::identity::Require;
 use crate::config::{self, DnsCheck, FlowRule, HostPattern};
 use crate::dns::NameCheck;
 use crate::error::{Fault, Faulty};
+use crate::identify::standing::Verdict;
 
 /// What a flow turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +92,28 @@ pub enum Denied {
     /// `policy.dns_check = "enforce"`
     #[error("the destination is not an address that the server name was resolved to")]
     NotResolved,
+    /// `identity.require = "deny"`
+    #[error(
+        "nobody vouches for this process: people run `weir login`; a ci job is registered by its \
+         runner's hook (`weir ci-hook job-started`)"
+    )]
+    Unidentified,
+    /// `identity.require = "deny"`
+    #[error(
+        "the job that this process belongs to has ended, or the login has expired (`weir login`)"
+    )]
+    IdentityExpired,
+    /// `weir revoke`
+    #[error("the identity that this process acts for was revoked")]
+    IdentityRevoked,
 }
 
 impl Denied {
+    /// Whether another identity would make a difference.
+    pub const fn is_identity(self) -> bool {
+        matches!(self, Self::Unidentified | Self::IdentityExpired | Self::IdentityRevoked)
+    }
+
     /// The rule, as it is recorded and shown.
     pub const fn rule(self) -> &'static str {
         match self {
@@ -100,6 +121,8 @@ impl Denied {
             Self::OpaqueTcp => "policy.opaque_tcp",
             Self::Misdirected => "sni-is-host",
             Self::NotResolved => "policy.dns_check",
+            Self::Unidentified | Self::IdentityExpired => "identity.require",
+            Self::IdentityRevoked => "identity-revoked",
         }
     }
 }
@@ -115,6 +138,9 @@ impl Faulty for Denied {
             Self::OpaqueTcp => "opaque_refused",
             Self::Misdirected => "misdirected",
             Self::NotResolved => "destination_not_resolved",
+            Self::Unidentified => "unidentified",
+            Self::IdentityExpired => "identity_expired",
+            Self::IdentityRevoked => "identity_revoked",
         }
     }
 }
@@ -126,6 +152,8 @@ pub struct Engine {
     opaque_tcp: FlowRule,
     passthrough: Vec<HostPattern>,
     dns_check: DnsCheck,
+    require: Require,
+    exempt: Vec<HostPattern>,
 }
 
 impl Engine {
@@ -136,6 +164,8 @@ impl Engine {
             opaque_tcp: config.policy.opaque_tcp,
             passthrough: config.tls.passthrough.clone(),
             dns_check: config.policy.dns_check,
+            require: config.identity.require,
+            exempt: config.identity.exempt.clone(),
         }
     }
 
@@ -184,6 +214,31 @@ impl Engine {
             }
             NameCheck::Known | NameCheck::Unknown | NameCheck::Mismatch => Ok(()),
         }
+    }
+
+    /// Whether anybody is asked who they are.
+    pub fn asks_identity(&self) -> bool {
+        self.require != Require::Off
+    }
+
+    /// Decides by who vouches for the process. `verified_name` is the name that upstream's
+    /// certificate has to have: without one, a host is only what the client says.
+    ///
+    /// # Errors
+    /// [`Denied::Unidentified`], [`Denied::IdentityExpired`], [`Denied::IdentityRevoked`]
+    pub fn identity(&self, verdict: Verdict, verified_name: Option<&str>) -> Result<(), Denied> {
+        let denied = match verdict {
+            Verdict::Verified => return Ok(()),
+            // Whatever is required: somebody wants it to end.
+            Verdict::Revoked => return Err(Denied::IdentityRevoked),
+            Verdict::Unidentified => Denied::Unidentified,
+            Verdict::Expired => Denied::IdentityExpired,
+        };
+        let exempt = |name: &str| self.exempt.iter().any(|pattern| pattern.matches(name));
+        if self.require == Require::Deny && !verified_name.is_some_and(exempt) {
+            return Err(denied);
+        }
+        Ok(())
     }
 
     /// Decides on the head of one request of a permitted flow.
@@ -237,6 +292,20 @@ mod tests {
         assert_eq!(treat(Some("pinned.example")), Treatment::Passthrough);
         assert_eq!(treat(Some("other.example")), Treatment::Terminate);
         assert_eq!(treat(None), Treatment::Terminate);
+    }
+
+    #[test]
+    fn nobody_without_identity_passes_where_it_is_required() {
+        let name = Some("pypi.example");
+        let deny = engine("[identity]\nrequire = \"deny\"\nexempt = [\"*.example\"]\n");
+        assert_eq!(deny.identity(Verdict::Verified, None), Ok(()));
+        assert_eq!(deny.identity(Verdict::Unidentified, None), Err(Denied::Unidentified));
+        assert_eq!(deny.identity(Verdict::Expired, Some("other")), Err(Denied::IdentityExpired));
+        assert_eq!(deny.identity(Verdict::Unidentified, name), Ok(()));
+        assert_eq!(deny.identity(Verdict::Revoked, name), Err(Denied::IdentityRevoked));
+        let record = engine("");
+        assert_eq!(record.identity(Verdict::Unidentified, None), Ok(()));
+        assert_eq!(record.identity(Verdict::Revoked, None), Err(Denied::IdentityRevoked));
     }
 
     #[test]

@@ -19,8 +19,10 @@ use crate::error::{Fault, Faulty};
 use crate::limits;
 use crate::spool::SpoolError;
 use crate::spool::fs::SpoolFs;
-use crate::spool::writer::Writer;
+use crate::spool::slots;
 
+pub mod adopt;
+pub mod alarm;
 pub mod budget;
 pub mod exchange;
 pub mod flow;
@@ -31,6 +33,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use alarm::{Alarm, Severity};
 pub use budget::{BodyBudget, BodyLease};
 pub use stats::RecordStats;
 pub use writer::WriterThread;
@@ -50,6 +53,8 @@ pub enum Record {
     Heartbeat(Box<HeartbeatRow>),
     /// A question to the resolver.
     Dns(Box<DnsRow>),
+    /// Something to look at.
+    Alarm(Box<Alarm>),
 }
 
 /// Why nothing new may begin.
@@ -192,6 +197,15 @@ impl Recorder {
         Ok(RecordPermit { slot, shared: Arc::clone(&self.shared) })
     }
 
+    /// Raises an alarm. Never waits and never fails: equal alarms become one row, floods are summed up
+    /// (`alarm::Desk`), and one that finds no place in the queue is counted and told.
+    pub fn alarm(&self, alarm: Alarm) {
+        let count = alarm.count;
+        if self.queue.try_send(Record::Alarm(Box::new(alarm))).is_err() {
+            RecordStats::add(&self.shared.stats.alarms_unqueued, count);
+        }
+    }
+
     /// Whether new flows and exchanges can be recorded now.
     ///
     /// # Errors
@@ -221,7 +235,7 @@ pub fn start(
     clock: SharedClock,
     fs: Arc<dyn SpoolFs>,
 ) -> Result<(Recorder, WriterThread), RecordError> {
-    let (spool, recovered) = Writer::open(fs, &config.spool, producer, Arc::clone(&clock))?;
+    let (spool, recovered) = slots::open(&fs, &config.spool, producer, &clock)?;
     let shared = Arc::new(Shared {
         gate: AtomicU8::new(Gate::Open as u8),
         stats: RecordStats::default(),

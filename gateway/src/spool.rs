@@ -18,6 +18,7 @@ pub mod fs;
 pub mod reader;
 pub mod recover;
 pub mod segment;
+pub mod slots;
 mod state;
 mod usage;
 pub mod writer;

@@ -133,9 +133,11 @@ fn list(paths: &[PathBuf]) -> String {
 /// Ready when the socket accepts connections. Never returns `Ok`: once the engine is loaded the
 /// process must not run its static destructors.
 ///
+/// The socket belongs to `owner` if one is given: the account of a gateway that is not ours.
+///
 /// # Errors
 /// [`StoreError`] when the store cannot start.
-pub fn run(config: &config::Store) -> Result<Infallible, StoreError> {
+pub fn run(config: &config::Store, owner: Option<u32>) -> Result<Infallible, StoreError> {
     let _lock = lock(&config.data_dir)?;
     refuse_live_socket(&config.socket)?;
     let arguments = lockdown::prepare(config)?;
@@ -149,7 +151,7 @@ pub fn run(config: &config::Store) -> Result<Infallible, StoreError> {
     let keep = ffi::Connection::open(api, &arguments.writer).map_err(failed)?;
     let version = version(&keep);
     let pools = pool::Pools::open(api, &arguments).map_err(failed)?;
-    let served = serve(config, pools, &version, started);
+    let served = serve(config, owner, pools, &version, started);
     drop(keep);
     let answer = api.shutdown();
     served?;
@@ -198,7 +200,7 @@ fn refuse_live_socket(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Binds under another name and renames, so that the socket appears at once, with its mode set.
-fn listen(path: &Path) -> Result<UnixListener, StoreError> {
+fn listen(path: &Path, owner: Option<u32>) -> Result<UnixListener, StoreError> {
     let failed =
         |source| StoreError::Io { action: format!("listening on {}", path.display()), source };
     if let Some(dir) = path.parent() {
@@ -214,6 +216,7 @@ fn listen(path: &Path) -> Result<UnixListener, StoreError> {
     let socket = socket.map_err(failed)?;
     socket.bind(&address).map_err(failed)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    std::os::unix::fs::lchown(&fresh, owner, None).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     fs::rename(&fresh, path).map_err(failed)?;
@@ -222,6 +225,7 @@ fn listen(path: &Path) -> Result<UnixListener, StoreError> {
 
 fn serve(
     config: &config::Store,
+    owner: Option<u32>,
     pools: pool::Pools,
     version: &str,
     started: Instant,
@@ -234,7 +238,7 @@ fn serve(
         let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
         let (senders, workers) = pools.start(&tokio::runtime::Handle::current());
         let service = Arc::new(http::Service::new(senders));
-        let listener = listen(&config.socket)?;
+        let listener = listen(&config.socket, owner)?;
         tracing::info!(
             socket = %config.socket.display(),
             version,

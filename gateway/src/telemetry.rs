@@ -41,6 +41,8 @@ counters! {
     flows_unrecordable_total,
     /// Flows that ended in a panic.
     flow_panics_total,
+    /// Questions that `weir guard` did not answer: names stay empty.
+    guard_failed_total,
     /// Exchanges begun.
     exchanges_total,
     /// Leaves minted.
@@ -65,6 +67,8 @@ counters! {
     dns_truncated_total,
     /// DNS answers from which ECH parameters were taken.
     dns_ech_removed_total,
+    /// DNS datagrams and connections of which nobody knows which process sent them.
+    dns_unattributed_total,
     /// DNS datagrams and connections dropped because a limit was reached.
     dns_over_limit_total,
     /// DNS queries that failed because no record could be reserved for them.
@@ -75,6 +79,10 @@ counters! {
     dns_check_unknown_total,
     /// Flows to another address than their server name was resolved to.
     dns_check_mismatch_total,
+    /// Events read from the kernel.
+    kernel_events_total,
+    /// Events from the kernel that made no sense.
+    kernel_events_undecodable_total,
 }
 
 /// One counter or gauge.

@@ -7,7 +7,8 @@
 //!
 //! Everything is named after this process and a counter, so that runs do not meet.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -17,8 +18,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+mod counting;
 mod network;
 
+pub use counting::{Arrivals, Arrived, Counting};
 pub use network::{Network, OriginThread};
 
 /// Longest wait for anything.
@@ -52,6 +55,8 @@ impl Site {
         let weir = binary();
         let id = format!("weir-appl-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let dir = tempfile::tempdir().unwrap();
+        // The gateway is another user: it passes here to what is its own.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let network = Network::new(&id);
         std::fs::create_dir(dir.path().join("git")).unwrap();
         let origin = OriginThread::start(&network, API, dir.path());
@@ -88,6 +93,13 @@ impl Site {
         std::fs::write(self.path(name), text).unwrap();
     }
 
+    /// Changes a line of the configuration, wherever it is.
+    pub fn reconfigure(&self, line: &str, other: &str) {
+        let text = std::fs::read_to_string(self.path("weir.toml")).unwrap();
+        assert!(text.contains(line), "no {line}");
+        std::fs::write(self.path("weir.toml"), text.replacen(line, other, 1)).unwrap();
+    }
+
     /// Starts `weir up` and waits until it says so.
     pub fn start(&mut self) {
         let log = File::create(self.path("log")).unwrap();
@@ -102,7 +114,9 @@ impl Site {
         wait_for("weir is up", || {
             let ended = self.up.as_mut().and_then(|up| up.try_wait().unwrap());
             assert!(ended.is_none(), "weir up ended: {}", self.log());
-            self.log().contains("weir is up")
+            let log = self.log();
+            // Its admin socket answers a moment before the bundle of `weir run` is written.
+            log.contains("weir is up") && log.contains("INFO gateway is up")
         });
     }
 
@@ -222,12 +236,29 @@ impl Site {
         pid
     }
 
+    /// Lets a newer gateway take over from the running one, as after an upgrade, and waits until
+    /// it serves; answers the process id of the older one, which ends its flows.
+    pub fn hand_over(&self) -> u32 {
+        let older = self.part("gateway").unwrap();
+        let done = || self.log().matches("taken over by a newer one").count();
+        let before = done();
+        self.signal_up(Signal::SIGHUP);
+        wait_for("a newer gateway", || {
+            assert!(!self.log().contains("not taken over"), "{}", self.log());
+            done() > before
+        });
+        older
+    }
+
     /// Waits until `weir up` has started a killed part again and it answers.
     pub fn wait_restarted(&self, name: &str, before: u32) {
-        let socket = self.path(if name == "store" { "store.sock" } else { "admin.sock" });
+        let socket = self.path(match name {
+            "store" => "store.sock",
+            "guard" => "guard.sock",
+            _ => "admin.sock",
+        });
         wait_for(&format!("a new {name}"), || {
-            self.part(name).is_some_and(|pid| pid != before)
-                && std::os::unix::net::UnixStream::connect(&socket).is_ok()
+            self.part(name).is_some_and(|pid| pid != before) && answers(&socket)
         });
     }
 }
@@ -248,6 +279,12 @@ impl Drop for Site {
         // Nothing is left to remove unless the test failed.
         drop(self.ask(&["detach"]));
     }
+}
+
+/// Whether somebody listens on a unix socket; the guard's keeps packets apart.
+fn answers(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+        || weir_gateway::packet::connect(path).is_ok()
 }
 
 /// `weir`, built beside this test.

@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weir_gateway::app::{Gateway, Seams, build};
 use weir_gateway::capture::{
-    Capture, CaptureError, Captured, CgroupId, OrigDst, Process, ProcessKey, SocketCookie,
+    Capture, CaptureError, Captured, CgroupId, OrigDst, Process, ProcessKey, Question, SocketCookie,
 };
 use weir_gateway::clock::SystemClock;
 use weir_gateway::config::Config;
@@ -53,6 +53,10 @@ pub const PLAIN: SocketAddr =
 pub const BLACK_HOLE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99)), 443);
 
+/// The server that every question is meant for.
+pub const NAME_SERVER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53)), 53);
+
 /// Dialling this panics: a bug in a flow, on demand.
 pub const PANIC: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 98)), 80);
@@ -73,18 +77,28 @@ impl Capture for Ports {
         let port = peer.as_socket().expect("an IP address").port();
         let captured = self.captured.lock().unwrap();
         let dst = captured.get(&port).ok_or(CaptureError::NoRecord)?;
-        let key = ProcessKey { tgid: std::process::id(), start_time_ns: 1 };
-        Ok(Captured {
-            orig_dst: OrigDst(*dst),
-            socket_cookie: SocketCookie(u64::from(port)),
-            process: Process {
-                key,
-                cgroup_id: CgroupId(42),
-                comm: "proxy-test".into(),
-                argv: vec!["proxy-test".into(), "--flag".into()],
-                ..Process::default()
-            },
-        })
+        Ok(seen(*dst, port))
+    }
+
+    /// Whoever asks is this test, and meant a server that is not there.
+    fn asker(&self, question: Question) -> Result<Captured, CaptureError> {
+        Ok(seen(NAME_SERVER, question.client.port()))
+    }
+}
+
+fn seen(dst: SocketAddr, port: u16) -> Captured {
+    let key = ProcessKey { tgid: std::process::id(), start_time_ns: 1 };
+    Captured {
+        orig_dst: OrigDst(dst),
+        socket_cookie: SocketCookie(u64::from(port)),
+        process: Process {
+            key,
+            cgroup_id: CgroupId(42),
+            comm: "proxy-test".into(),
+            argv: vec!["proxy-test".into(), "--flag".into()],
+            ..Process::default()
+        },
+        socket_moved: false,
     }
 }
 
@@ -128,6 +142,8 @@ pub struct Recorded {
     pub heartbeats: Vec<Row>,
     /// Rows of `dns_queries`.
     pub dns: Vec<Row>,
+    /// Rows of `alarms`.
+    pub alarms: Vec<Row>,
     /// All bytes of all segments but those of the table `bodies`.
     pub raw_without_bodies: Vec<u8>,
     /// The counters at the end.
@@ -310,6 +326,7 @@ impl Recorded {
             gaps: Vec::new(),
             heartbeats: Vec::new(),
             dns: Vec::new(),
+            alarms: Vec::new(),
             raw_without_bodies: Vec::new(),
             metrics,
             counters,
@@ -329,6 +346,7 @@ impl Recorded {
                     Table::Gaps => all.gaps.extend(decoded),
                     Table::Heartbeats => all.heartbeats.extend(decoded),
                     Table::DnsQueries => all.dns.extend(decoded),
+                    Table::Alarms => all.alarms.extend(decoded),
                 }
             }
         }

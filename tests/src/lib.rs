@@ -11,10 +11,14 @@
 
 #[cfg(feature = "privileged")]
 pub mod appliance;
+pub mod beat;
 pub mod ca;
 pub mod client;
 pub mod dns;
+#[cfg(feature = "privileged")]
+pub mod docker;
 pub mod gateway;
+pub mod idp;
 pub mod load;
 pub mod origin;
 pub mod pattern;

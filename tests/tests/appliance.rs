@@ -13,20 +13,34 @@
     reason = "a test fails by panicking, with a place; clients stamp the host's wall clock"
 )]
 
+#[path = "appliance/alarms.rs"]
+mod alarms;
 #[path = "appliance/attribution.rs"]
 mod attribution;
 #[path = "appliance/cli.rs"]
 mod cli;
 #[path = "appliance/clients.rs"]
 mod clients;
+#[path = "appliance/containers.rs"]
+mod containers;
 #[path = "appliance/dns.rs"]
 mod dns;
+#[path = "appliance/failopen.rs"]
+mod failopen;
+#[path = "appliance/handover.rs"]
+mod handover;
 #[path = "appliance/large.rs"]
 mod large;
 #[path = "appliance/loss.rs"]
 mod loss;
+#[path = "appliance/repair.rs"]
+mod repair;
 #[path = "appliance/stopped.rs"]
 mod stopped;
+#[path = "appliance/storm.rs"]
+mod storm;
+#[path = "appliance/unprivileged.rs"]
+mod unprivileged;
 #[path = "appliance/url.rs"]
 mod url;
 

@@ -12,6 +12,8 @@
 
 #[path = "store/hostile.rs"]
 mod hostile;
+#[path = "store/identity.rs"]
+mod identity;
 #[path = "store/rows.rs"]
 mod rows;
 #[path = "store/support.rs"]
@@ -28,18 +30,24 @@ async fn migrations_apply_once() {
     let store = Store::start();
     let client = store.writer();
     let first = sink::migrate(&client, "weir").await.unwrap();
-    assert_eq!(first.applied, [1, 2]);
+    let all: Vec<_> = (1..=first.version).collect();
+    assert!(all.len() >= 4 && first.applied == all, "{:?}", first.applied);
     let second = sink::migrate(&client, "weir").await.unwrap();
-    assert_eq!((second.applied.len(), second.version), (0, 2));
+    assert_eq!((second.applied.len(), second.version), (0, first.version));
 }
 
 #[tokio::test]
 async fn a_changed_or_newer_schema_stops_the_gateway() {
-    let (_store, client) = Store::migrated().await;
+    let store = Store::start();
+    let client = store.writer();
+    let version = sink::migrate(&client, "weir").await.unwrap().version;
     let newer = "INSERT INTO schema_migrations (version, name, checksum) VALUES (99, 'x', 'y')";
     client.query_raw(newer).execute().await.unwrap();
     let error = sink::migrate(&client, "weir").await.unwrap_err();
-    assert!(matches!(error, SinkError::NewerSchema { found: 99, known: 2, .. }), "{error}");
+    assert!(
+        matches!(error, SinkError::NewerSchema { found: 99, known, .. } if known == version),
+        "{error}"
+    );
     client.query_raw("TRUNCATE TABLE schema_migrations").execute().await.unwrap();
     let changed = "INSERT INTO schema_migrations (version, name, checksum) VALUES (1, 'x', 'y')";
     client.query_raw(changed).execute().await.unwrap();

@@ -3,6 +3,7 @@
 //! Origin in a network namespace behind a veth pair; proxies, load generator and weir outside.
 //! Only ratios within one run mean something. `tests/perf/README.md` explains the figures.
 
+mod connect;
 mod measure;
 mod peers;
 mod report;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
 
 use crate::netns::Netns;
 use crate::sh::{self, Daemon, Scratch};
@@ -31,19 +33,36 @@ pub(crate) struct Options {
     /// Which proxies, of direct, haproxy, nginx, mitmproxy, weir
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
-    /// Which measurements, of latency, h1, h2, conns, download, upload, sse, idle
+    /// Which measurements, of connect, latency, h1, h2, conns, download, upload, sse, idle
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let release = sh::root().join("target/release");
-    let packages = ["build", "--release", "-p", "weir-gateway", "-p", "weir-tests"];
+    let is_wanted =
+        |name: &str| options.only.is_empty() || options.only.iter().any(|one| one == name);
+    let through_proxies = measure::KINDS.iter().any(|kind| is_wanted(kind.name()));
+    let mut packages = vec!["build", "--release", "-p", "weir-tests"];
+    if through_proxies {
+        packages.extend(["-p", "weir-gateway"]);
+    } else {
+        packages.extend(["--bin", "weir-test-connect"]);
+    }
     sh::run(&mut sh::cargo(&packages))?;
     raise_file_limit()?;
 
     // Building does not count.
     let began = Instant::now();
+    let (hooks, samples) = if is_wanted("connect") {
+        connect::run(&release, options.quick)?
+    } else {
+        (String::new(), Value::Null)
+    };
+    if !through_proxies {
+        ensure!(!hooks.is_empty(), "nothing was measured");
+        return finish(&Results::default(), samples, &hooks);
+    }
     let scratch = Scratch::new("weir-bench")?;
     let netns = Netns::new("bench", NETWORK)?;
     let mut command = netns.enter();
@@ -68,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut results = Results::default();
     for round in 1..=sizes.rounds {
         for kind in measure::KINDS {
-            if !options.only.is_empty() && !options.only.iter().any(|one| one == kind.name()) {
+            if !is_wanted(kind.name()) {
                 continue;
             }
             if round > 1 && matches!(kind, measure::Kind::Idle) {
@@ -92,18 +111,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
     ensure!(!results.is_empty(), "nothing was measured");
-    let table = results.table(&names);
+    finish(&results, samples, &format!("{}\n{hooks}", results.table(&names)))
+}
+
+fn finish(results: &Results, connect: Value, table: &str) -> Result<()> {
     println!("\n{table}");
-    let path = save(&results, &table)?;
+    let path = save(results, connect, table)?;
     println!("saved {}", path.display());
     Ok(())
 }
 
-fn save(results: &Results, table: &str) -> Result<PathBuf> {
+fn save(results: &Results, connect: Value, table: &str) -> Result<PathBuf> {
     let folder = sh::root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join("latest.json");
-    let text = serde_json::to_string_pretty(&results.json())?;
+    let text = serde_json::to_string_pretty(&results.json(connect))?;
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     std::fs::write(folder.join("latest.md"), table)?;
     Ok(path)

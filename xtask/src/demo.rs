@@ -4,6 +4,7 @@
 //! mount namespace of theirs. Nothing of the machine's own configuration changes.
 
 mod clients;
+mod jobs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +45,7 @@ impl Stage {
         command
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<String> {
         sh::output(&mut self.weir(arguments), QUERY)
     }
 }
@@ -64,7 +65,10 @@ pub(crate) fn run(keep: bool) -> Result<()> {
         weir: release.join("weir"),
         config: scratch.path().join("weir.toml"),
     };
-    std::fs::write(&stage.config, weir::config(scratch.path(), "weir-demo", 15_478)?)?;
+    let (idp, provider) =
+        sh::step("demo: identity provider", || jobs::start(&release, scratch.path()))?;
+    let config = weir::config(scratch.path(), "weir-demo", 15_478)?;
+    std::fs::write(&stage.config, config + &jobs::config(&provider))?;
     let hosts = format!("127.0.0.1 localhost\n::1 localhost\n{0} {API}\n{0} {GIT}\n", netns.inside);
     std::fs::write(scratch.path().join("hosts"), hosts)?;
 
@@ -74,7 +78,7 @@ pub(crate) fn run(keep: bool) -> Result<()> {
         up.wait_for("weir is up", START)?;
         Ok(up)
     })?;
-    let shown = show(&stage);
+    let shown = show(&stage, &provider);
     if shown.is_err() {
         println!("\nlog of weir up:\n{}", up.log());
     }
@@ -82,10 +86,11 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     up.check()?;
     if keep {
         let cleanup = netns.keep();
-        let pids = format!("{} {}", up.pid(), origin.pid());
+        let pids = format!("{} {} {}", up.pid(), origin.pid(), idp.pid());
         explain(&stage, &pids, &cleanup);
         up.keep();
         origin.keep();
+        idp.keep();
         scratch.keep();
         return Ok(());
     }
@@ -110,14 +115,16 @@ fn start_origin(release: &Path, directory: &Path, netns: &Netns) -> Result<Daemo
     Ok(origin)
 }
 
-fn show(stage: &Stage) -> Result<()> {
+fn show(stage: &Stage, provider: &str) -> Result<()> {
     sh::step("demo: curl", || clients::curl(stage))?;
     sh::step("demo: git clone, commit, push", || clients::git(stage))?;
     sh::step("demo: python", || clients::python(stage))?;
     sh::step("demo: node", || clients::node(stage))?;
     sh::step("demo: timeline", || timeline(stage))?;
     sh::step("demo: who asked what", || query(stage, BY_PROCESS, &[API, GIT]))?;
-    sh::step("demo: traffic per host", || query(stage, BY_HOST, &[API, GIT]))
+    sh::step("demo: traffic per host", || query(stage, BY_HOST, &[API, GIT]))?;
+    sh::step("demo: two CI jobs at once", || jobs::run(stage, provider))?;
+    sh::step("demo: who they were", || jobs::show(stage))
 }
 
 /// Records reach the store a moment after the exchange: asks until all are there.

@@ -1,4 +1,4 @@
-//! `xtask docs`: `docs/configuration.md` from the doc comments of `config/raw.rs`.
+//! `xtask docs`: `docs/configuration.md` from the doc comments of `config/raw.rs` and `config/raw/`.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::sh;
 
-const SOURCE: &str = "gateway/src/config/raw.rs";
+/// Read one after the other.
+const SOURCES: [&str; 2] = ["gateway/src/config/raw.rs", "gateway/src/config/raw/identity.rs"];
 const TARGET: &str = "docs/configuration.md";
 const HEAD: &str = "\
 # Configuration
@@ -20,7 +21,11 @@ lists all of them. `deploy/weir.toml` shows every key with its default.
 
 pub(crate) fn run(check: bool) -> Result<()> {
     let root = sh::root();
-    let source = std::fs::read_to_string(root.join(SOURCE)).context("read config/raw.rs")?;
+    let mut source = String::new();
+    for path in SOURCES {
+        let text = std::fs::read_to_string(root.join(path));
+        source.push_str(&text.with_context(|| format!("read {path}"))?);
+    }
     let text = render(&source)?;
     let target = root.join(TARGET);
     if check {
@@ -77,12 +82,36 @@ fn render(source: &str) -> Result<String> {
         let Some(keys) = all.iter().find(|one| one.name == *kind) else {
             bail!("section `{section}` has the unknown type `{kind}`");
         };
-        write!(out, "\n## `[{section}]`\n\n{about}\n\n| key | type | meaning |\n|---|---|---|\n")?;
-        for (name, kind, text) in &keys.fields {
-            writeln!(out, "| `{name}` | {} | {} |", toml_type(kind)?, text.replace('|', "\\|"))?;
+        let tables = table(&mut out, &format!("[{section}]"), about, keys, &all)?;
+        for (name, about, keys) in tables {
+            table(&mut out, &format!("[[{section}.{name}]]"), about, keys, &all)?;
         }
     }
     Ok(out)
+}
+
+/// Writes one table, and returns the fields that are arrays of tables: name, text, keys.
+fn table<'a>(
+    out: &mut String,
+    title: &str,
+    about: &str,
+    keys: &'a Structure,
+    all: &'a [Structure],
+) -> Result<Vec<(&'a str, &'a str, &'a Structure)>> {
+    write!(out, "\n## `{title}`\n\n{about}\n\n| key | type | meaning |\n|---|---|---|\n")?;
+    let mut tables = Vec::new();
+    for (name, kind, text) in &keys.fields {
+        let inner = kind.strip_prefix("Vec<").and_then(|rest| rest.strip_suffix('>'));
+        let kind = match all.iter().find(|one| Some(one.name.as_str()) == inner) {
+            Some(keys) => {
+                tables.push((name.as_str(), text.as_str(), keys));
+                "array of tables".to_owned()
+            }
+            None => toml_type(kind)?,
+        };
+        writeln!(out, "| `{name}` | {kind} | {} |", text.replace('|', "\\|"))?;
+    }
+    Ok(tables)
 }
 
 /// What a Rust type is called in TOML.
@@ -94,7 +123,8 @@ fn toml_type(kind: &str) -> Result<String> {
         return Ok(format!("array of {}", toml_type(inner)?));
     }
     Ok(match kind {
-        "String" | "FlowRule" | "DnsCheck" => "string",
+        "String" | "FlowRule" | "DnsCheck" | "IssuerKind" | "Require" => "string",
+        "BTreeMap<String, ClaimValues>" => "table of strings or arrays of strings",
         "PathBuf" => "path",
         "bool" => "boolean",
         "u8" | "u16" | "u32" | "u64" | "usize" => "integer",
@@ -114,6 +144,10 @@ mod tests {
         let text = render(source).unwrap();
         assert!(text.contains("## `[a]`\n\nAbout a.\n"));
         assert!(text.contains("| `one` | integer | First. Default: `1`. |"));
+        let source2 = source.replace("one: Option<u16>", "one: Vec<B>");
+        let text2 = render(&(source2 + "pub struct B {\n/// Deep.\npub two: bool,\n}\n")).unwrap();
+        assert!(text2.contains("| `one` | array of tables |"));
+        assert!(text2.contains("## `[[a.one]]`") && text2.contains("| `two` | boolean | Deep. |"));
         assert!(render(&source.replace("/// First.\n/// Default: `1`.\n", "")).is_err());
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::{engine, sh};
 
 /// A program that must be in the path, and the package that has it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx-light"),
     ("nft", "nftables"),
@@ -21,6 +21,10 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("npm", "npm"),
     ("unshare", "util-linux"),
     ("cc", "build-essential"),
+    // containers: the daemon, the runtime, and what images are made of
+    ("dockerd", "docker.io"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
 
 pub(crate) fn run() -> Result<()> {

@@ -13,6 +13,10 @@ pub(crate) enum Suite {
     Kernel,
     /// The embedded engine
     Store,
+    /// Containers, with a real dockerd; needs root
+    Containers,
+    /// Who is who, with a real OIDC provider; needs root
+    Identity,
     /// The demo, as a test
     Demo,
     /// The kernel suites on Debian's kernels, in emulated machines; not part of `all`
@@ -36,12 +40,19 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
         sh::step("ebpf --check", || ebpf::run(true))?;
         sh::step("docs --check", || docs::run(true))?;
         sh::step("tests without privileges", || {
+            programs()?;
             sh::run(&mut sh::cargo(&["test", "--workspace", "--quiet"]))
         })?;
     }
     match suite {
         Suite::Kernel => sh::step("kernel tests", || privileged(&["kernel", "bypass"], true))?,
         Suite::Store => sh::step("store tests", || privileged(&["store"], false))?,
+        Suite::Containers => {
+            sh::step("container tests", || privileged(&["containers"], false))?;
+        }
+        Suite::Identity => {
+            sh::step("identity tests", || privileged(&["identity", "jobs"], false))?;
+        }
         Suite::All => sh::step("privileged tests", || privileged(&PRIVILEGED, false))?,
         Suite::Host | Suite::Demo | Suite::Vm => {}
     }
@@ -52,14 +63,18 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
     Ok(())
 }
 
+/// What the suites start: `cargo test` does not build the binaries of other packages.
+fn programs() -> Result<()> {
+    sh::run(&mut sh::cargo(&["build", "-p", "weir-gateway", "-p", "weir-tests", "--bins"]))
+}
+
 /// Test targets that need root; the others ran without privileges before.
-const PRIVILEGED: [&str; 4] = ["kernel", "bypass", "store", "appliance"];
+const PRIVILEGED: [&str; 6] = ["kernel", "bypass", "store", "appliance", "containers", "jobs"];
 
 /// Suites of `weir-tests`. `shown` lets them print, the table of ways past the capture among other
 /// things.
 fn privileged(only: &[&str], shown: bool) -> Result<()> {
-    // `cargo test` of one package does not build another one's binary, which these suites start.
-    sh::run(&mut sh::cargo(&["build", "-p", "weir-gateway", "-p", "weir-tests", "--bins"]))?;
+    programs()?;
     let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
     command.args(only.iter().flat_map(|name| ["--test", name]));
     command.args(["--", "--test-threads=1"]);

@@ -10,6 +10,7 @@
 mod image;
 mod kernel;
 mod machine;
+mod python;
 mod suites;
 
 use anyhow::{Context as _, Result, bail};
@@ -18,7 +19,7 @@ use crate::{setup, sh};
 
 /// Debian suites whose kernels are tested: 6.1, 6.12 and the newest.
 const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -29,6 +30,8 @@ const PROGRAMS: [(&str, &str); 9] = [
     // the tests call these inside
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("nsenter", "util-linux"),
+    ("python3", "python3"),
     ("dash", "dash"),
 ];
 /// How many connections the concurrency tests make. An emulated processor is too slow for as many
@@ -48,6 +51,7 @@ pub(crate) fn run() -> Result<()> {
     let connections = std::env::var(CONNECTIONS).unwrap_or_else(|_| FEWER.to_owned());
     println!("{CONNECTIONS}={connections}: the tests' own default is larger");
     let wanted = std::env::var("WEIR_VM_SUITES").ok();
+    let filtered = std::env::var_os(image::FILTER).is_some_and(|filter| !filter.is_empty());
     let mut rows = Vec::new();
     let mut failures = Vec::new();
     for suite in SUITES {
@@ -58,7 +62,8 @@ pub(crate) fn run() -> Result<()> {
         let release = kernel.release.clone();
         let ended = sh::step(&format!("tests on {release}"), || {
             let image = image::build(&work.join(suite), &kernel, &tests, &connections)?;
-            machine::run(&kernel, &image, &work.join(suite).join("console.log"))
+            let console = work.join(suite).join("console.log");
+            machine::run(&kernel, &image, &console, tests.tests.len(), filtered)
         });
         match ended {
             Ok(report) => rows.push(format!("{release}: {report}")),

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::sh;
 
-/// For `weir --config`: own port, sockets, cgroups and pins, named after `kind` and our pid.
+/// For `weir --config`, with the gateway as the user of the directory: own port, sockets, cgroups and pins, named after `kind` and our pid.
 pub(crate) fn config(directory: &Path, kind: &str, port: u16) -> Result<String> {
     let directory = directory.display().to_string();
     let id = format!("{kind}-{}", std::process::id());
@@ -15,7 +15,7 @@ pub(crate) fn config(directory: &Path, kind: &str, port: u16) -> Result<String> 
          [capture]\ncgroup = \"{id}/captured\"\ngateway_cgroup = \"{id}/gateway\"\n\
          pin_dir = \"/sys/fs/bpf/{id}\"\n\
          nftables = false\ndevices = []\n\n\
-         [gateway]\nport = {port}\ndrain_timeout = \"2s\"\n\n\
+         [gateway]\nuser = \"root\"\nport = {port}\ndrain_timeout = \"2s\"\n\n\
          [tls]\nca_dir = \"{directory}/weir-ca\"\nextra_roots = [\"{directory}/ca.pem\"]\n\n\
          [spool]\ndir = \"{directory}/spool\"\nmax_size = \"4GiB\"\nseal_after = \"200ms\"\n\n\
          [store]\nsocket = \"{directory}/store.sock\"\ndata_dir = \"{directory}/store\"\n"

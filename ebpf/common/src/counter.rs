@@ -20,6 +20,11 @@ macro_rules! counters {
             /// Entries of map `COUNTERS`.
             pub const COUNT: u32 = 0 $(+ { let _ = $name; 1 })+;
 
+            /// The counter with this number.
+            pub fn from_number(number: u32) -> Option<Self> {
+                Self::ALL.iter().copied().find(|counter| *counter as u32 == number)
+            }
+
             /// The metric label.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
@@ -103,6 +108,60 @@ counters! {
     LsmConnectRefused = "lsm_connect_refused",
     /// Send on a socket that was made outside, refused by a security hook.
     LsmSendRefused = "lsm_send_refused",
+    /// TCP connect passed unseen: no gateway was alive, and `danger_fail_open` is set.
+    ConnectFailedOpen = "connect_failed_open",
+    /// DNS query or connect passed to its own server, for the same reason.
+    DnsFailedOpen = "dns_failed_open",
+    /// Packet of such a connection or query, passed.
+    EgressFailedOpen = "egress_failed_open",
+    /// TCP connect in a bridged namespace, described and left to the bridge.
+    ConnectBridged = "connect_bridged",
+    /// The same to another container of the bridge, sent to the bridge's own address instead.
+    ConnectNeighbour = "connect_neighbour",
+    /// Refused: the destination cannot be reached by way of the bridge.
+    RefusedUnbridged = "refused_unbridged",
+    /// Packet of a described connection in a bridged namespace, passed.
+    EgressBridged = "egress_bridged",
+    /// DNS query from a bridged namespace to the resolver, passed.
+    EgressBridgedDns = "egress_bridged_dns",
+    /// Connection from a bridge given to the gateway.
+    LookupAssigned = "lookup_assigned",
+    /// DNS connection from a bridge to the resolver, left alone.
+    LookupResolver = "lookup_resolver",
+    /// Connection from a bridge dropped: the gateway does not listen.
+    LookupNoListener = "lookup_no_listener",
+    /// TCP connect of a process outside with a socket that was made inside; redirected.
+    SocketMoved = "socket_moved",
+    /// TCP connect of a captured process with a socket that was made outside, seen and not stopped.
+    ForeignSocket = "foreign_socket",
+    /// A captured process was moved out, or made outside by one.
+    ProcessMovedOut = "process_moved_out",
+    /// An event found no room in the ring buffer.
+    EventsLost = "events_lost",
+    /// An event was not written because its process had written enough of them.
+    EventsSuppressed = "events_suppressed",
+    /// Lost events that the record tells of. Written by the gateway, never by a program.
+    EventsTold = "events_told",
+    /// Datagram of a captured socket to the resolver, passed.
+    DnsDatagram = "dns_datagram",
+    /// Connection of a captured socket to the resolver, begun.
+    DnsConnection = "dns_connection",
+    /// Datagram or connection to the resolver of which the hooks do not know who asks.
+    DnsNoAsker = "dns_no_asker",
+    /// Who asks could not be told to the resolver for want of memory.
+    DnsAskerLost = "dns_asker_lost",
+    /// A process was forked and got its parent's anchor.
+    AnchorInherited = "anchor_inherited",
+    /// The entry of a forking process belongs to an earlier one of the same number: not inherited.
+    AnchorStale = "anchor_stale",
+    /// A forked process has no anchor, because the map is full.
+    AnchorFull = "anchor_full",
+    /// The process or its child could not be read at fork: the child has no anchor.
+    AnchorUnreadable = "anchor_unreadable",
+    /// A process whose fork no program saw got the anchor of one above it.
+    AnchorRepaired = "anchor_repaired",
+    /// The root of an anchor exited.
+    AnchorEnded = "anchor_ended",
 }
 
 #[cfg(test)]
@@ -114,7 +173,9 @@ mod tests {
         assert_eq!(Counter::ALL.len(), Counter::COUNT as usize);
         for (index, counter) in Counter::ALL.iter().enumerate() {
             assert_eq!(*counter as usize, index);
+            assert_eq!(Counter::from_number(*counter as u32), Some(*counter));
             assert!(Counter::ALL[..index].iter().all(|other| other.name() != counter.name()));
         }
+        assert_eq!(Counter::from_number(Counter::COUNT), None);
     }
 }

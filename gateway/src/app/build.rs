@@ -7,34 +7,54 @@
 //! - on failure: [`AppError`]; what was started is stopped by dropping it
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{AppError, Gateway, Seams, Shared, control, dns, worker};
-use crate::accept;
+use super::handed::Handed;
+use super::{
+    AppError, Ending, Gateway, Seams, Shared, alive, control, dns, identity, namespaces, worker,
+};
+use crate::capture::maps::Maps;
 use crate::config::Config;
-use crate::dns::server::Sockets;
+use crate::identify::guard::Guard;
 use crate::policy::Engine;
 use crate::record::row::Producer;
+use crate::telemetry::Metrics;
 use crate::tls::Terminator;
 use crate::tls::authority::Authority;
 use crate::tls::mint::Mint;
 use crate::tls::upstream::Upstream;
 use crate::{record, sink};
 
-/// Starts a gateway. It accepts connections when this returns.
+/// Starts a gateway that opens its sockets itself. It accepts connections when this returns.
 ///
 /// # Errors
 /// See [`AppError`].
 pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
+    let mut handed = Handed::default();
+    handed.complete(&config, false)?;
+    let maps = handed.maps(&config.capture.pin_dir);
+    start_with(handed, maps, config, seams)
+}
+
+/// Starts a gateway on these descriptors. It accepts connections when this returns.
+///
+/// # Errors
+/// See [`AppError`].
+pub fn start_with(
+    mut handed: Handed,
+    maps: Maps,
+    config: Config,
+    seams: Seams,
+) -> Result<Gateway, AppError> {
     let producer = producer(&config);
     let now = seams.clock.wall();
     let authority = Authority::load_or_create(&config.tls.ca_dir, &producer.host_id, now)?;
-    let metrics = Arc::default();
+    let metrics = Arc::<Metrics>::default();
     let mint = Mint::new(
         authority,
         config.tls.leaf_lifetime,
@@ -43,9 +63,11 @@ pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
     )?;
     let terminator = Terminator::new(Arc::new(mint))?;
     let upstream = Upstream::new(&config.tls.extra_roots)?;
+    let issuers = identity::Issuers::start(&config, &seams.clock)?;
     let client = sink::connect(&config.store)?;
     let (recorder, writer) =
         record::start(&config, &producer, Arc::clone(&seams.clock), Arc::clone(&seams.fs))?;
+    let guard = Guard::new(&config.guard_socket(), Arc::clone(&metrics));
     let shared = Arc::new(Shared {
         engine: Engine::new(&config),
         config,
@@ -59,11 +81,16 @@ pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
         delivered: Arc::default(),
         open_flows: AtomicUsize::new(0),
         shutdown: CancellationToken::new(),
+        ending: Ending::default(),
+        baseline: Mutex::default(),
+        maps,
+        guard,
+        registry: Arc::default(),
     });
-    let port = shared.config.dns.port;
-    let sockets = Sockets::open(port).map_err(|source| AppError::Listen { port, source })?;
+    let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();
-    let (mut workers, addr) = workers(&shared)?;
+    let admin = handed.admin();
+    let (mut workers, addr) = workers(&shared, &mut handed)?;
     workers.push({
         let shared = Arc::clone(&shared);
         spawn("weir-dns", move || {
@@ -73,29 +100,49 @@ pub fn start(config: Config, seams: Seams) -> Result<Gateway, AppError> {
             }
         })?
     });
+    if let Some(socket) = handed.identity() {
+        let shared = Arc::clone(&shared);
+        workers.push(spawn("weir-identity", move || {
+            if let Err(error) = identity::run(shared, issuers, socket) {
+                tracing::error!(%error, "nobody is identified any more");
+            }
+        })?);
+    }
+    if let Some(socket) = handed.orders() {
+        namespaces::begin(&shared);
+        let shared = Arc::clone(&shared);
+        workers.push(spawn("weir-netns", move || {
+            if let Err(error) = namespaces::run(shared, socket) {
+                tracing::error!(%error, "listeners in other network namespaces ended");
+            }
+        })?);
+    }
+    // Everything listens: from the first beat on nothing passes unseen any more.
+    shared.seams.capture.beat()?;
+    workers.push({
+        let shared = Arc::clone(&shared);
+        spawn("weir-alive", move || alive::run(&shared))?
+    });
     let stop_control = CancellationToken::new();
     let control = {
         let (shared, stop) = (Arc::clone(&shared), stop_control.clone());
-        spawn("weir-control", move || control::start(&shared, client, &stop))?
+        spawn("weir-control", move || control::start(&shared, client, admin, &stop))?
     };
     let (control, writer) = (Some(control), Some(writer));
     Ok(Gateway { shared, addr, dns_addr, workers, control, stop_control, writer })
 }
 
-/// All listeners are open before the first worker runs: a port that is taken is an error here.
-fn workers(shared: &Arc<Shared>) -> Result<(Vec<thread::JoinHandle<()>>, SocketAddr), AppError> {
-    let mut port = shared.config.gateway.port;
-    let failed = |port| move |source| AppError::Listen { port, source };
-    let mut all = Vec::new();
-    let mut addr = SocketAddr::from(([127, 0, 0, 1], port));
-    for _ in 0..shared.config.gateway.workers {
-        let listeners =
-            accept::listen(port, shared.config.gateway.addresses).map_err(failed(port))?;
-        if let Some(first) = listeners.first() {
-            addr = first.local_addr().map_err(failed(port))?;
-            port = addr.port();
-        }
-        all.push(listeners);
+/// Shares the listeners out and starts the workers.
+fn workers(
+    shared: &Arc<Shared>,
+    handed: &mut Handed,
+) -> Result<(Vec<thread::JoinHandle<()>>, SocketAddr), AppError> {
+    let all = handed.listeners(shared.config.gateway.workers)?;
+    let mut addr = SocketAddr::from(([127, 0, 0, 1], shared.config.gateway.port));
+    if let Some(first) = all.first().and_then(|one| one.first()) {
+        let failed = |source| AppError::Listen { port: addr.port(), source };
+        // 127.0.0.1 is the lowest of them.
+        addr = first.local_addr().map_err(failed)?;
     }
     let mut handles = Vec::new();
     for (i, listeners) in all.into_iter().enumerate() {

@@ -12,8 +12,9 @@ use tokio::task::LocalSet;
 
 use super::Shared;
 use super::tasks::Tasks;
-use crate::dns::Resolver;
+use super::worker::identifier;
 use crate::dns::server::{Server, Sockets};
+use crate::dns::{Askers, Resolver};
 
 /// Runs until shutdown.
 pub(super) fn run(shared: Arc<Shared>, sockets: Sockets) -> std::io::Result<()> {
@@ -31,6 +32,7 @@ async fn serve(shared: Arc<Shared>, sockets: Sockets) -> std::io::Result<()> {
         shared.recorder.clone(),
         Arc::clone(metrics),
         Arc::clone(&shared.seams.clock),
+        Askers { capture: Arc::clone(&shared.seams.capture), identifier: identifier(&shared) },
     );
     let tasks = Tasks::new(Arc::clone(metrics));
     let spawn = tasks.clone();
@@ -44,8 +46,7 @@ async fn serve(shared: Arc<Shared>, sockets: Sockets) -> std::io::Result<()> {
     );
     server.start(sockets)?;
     shared.shutdown.cancelled().await;
-    let drain = shared.config.gateway.drain_timeout;
-    if tokio::time::timeout(drain, tasks.drained()).await.is_err() {
+    if !shared.drain(&tasks).await {
         tracing::warn!("dns queries were still open at the drain deadline and are cut");
     }
     Ok(())

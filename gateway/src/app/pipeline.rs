@@ -24,6 +24,7 @@ use crate::forward::tunnel::{self, Moved};
 use crate::forward::{ForwardError, dial};
 use crate::http::{HttpError, server};
 use crate::identify::Identity;
+use crate::identify::standing::{Standing, Verdict};
 use crate::policy::{Denied, FlowKind, Permit, Treatment};
 use crate::record::RecordPermit;
 use crate::record::flow::OpenFlow;
@@ -84,9 +85,22 @@ struct Flow {
     worker: Rc<Worker>,
     captured: Captured,
     identity: Rc<Identity>,
+    standing: Standing,
     record: OpenFlow,
     /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
     _place: Place,
+}
+
+impl Flow {
+    /// Whether who vouches for the process is enough, now, for a host of this verified name.
+    fn vouched(&self, verified_name: Option<&str>) -> Result<(), Denied> {
+        let shared = &self.worker.shared;
+        if !shared.engine.asks_identity() {
+            return Ok(());
+        }
+        let verdict = self.standing.verdict(shared.seams.clock.wall());
+        shared.engine.identity(verdict, verified_name)
+    }
 }
 
 /// A flow whose requests can be served.
@@ -115,6 +129,9 @@ impl HttpFlow {
     }
 }
 
+/// Detail of a flow whose process is not captured.
+const SOCKET_MOVED: &str = "the socket was made inside the captured cgroup, the process is outside";
+
 /// Runs one flow to its end and records it.
 pub(super) async fn flow(
     worker: &Rc<Worker>,
@@ -124,18 +141,51 @@ pub(super) async fn flow(
 ) {
     let Accepted { stream, captured } = accepted;
     let wire = Wire::new(stream);
-    let identity = worker.identifier.identify(&captured.process);
+    let identity = worker.identifier.identify(&captured.process).await;
+    let standing = standing(worker, &captured, &identity).await;
+    let vouched = standing.who(worker.shared.seams.clock.wall());
+    let identity = vouched.map_or(Rc::clone(&identity), |who| Rc::new(identity.acting_for(who)));
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
     let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
-    let flow =
-        Rc::new(Flow { worker: Rc::clone(worker), captured, identity, record, _place: place });
-    if let Err(error) = Box::pin(stages(&flow, wire)).await {
+    if captured.socket_moved {
+        // The kernel's own event is the alarm.
+        record.edit(|row| row.detail = SOCKET_MOVED.to_owned());
+    }
+    let flow = Rc::new(Flow {
+        worker: Rc::clone(worker),
+        captured,
+        identity,
+        standing,
+        record,
+        _place: place,
+    });
+    // Who is revoked already is told so in words.
+    let now = worker.shared.seams.clock.wall();
+    let is_revoked = flow.standing.verdict(now) == Verdict::Revoked;
+    let ended = tokio::select! {
+        ended = Box::pin(stages(&flow, wire)) => ended,
+        () = flow.standing.cut(), if !is_revoked => Err(Denied::IdentityRevoked.into()),
+    };
+    if let Err(error) = ended {
         worker.shared.metrics.failed(&error);
         tracing::debug!(%error, flow = %flow.record.id(), "flow ended");
         flow.record.failed(&error);
     }
+}
+
+/// Who vouches for a process: looked up in memory. Only of a job that has just begun is its token
+/// waited for.
+async fn standing(worker: &Worker, captured: &Captured, identity: &Identity) -> Standing {
+    if !worker.shared.engine.asks_identity() {
+        return Standing::unidentified();
+    }
+    let (process, registry) = (&captured.process, &worker.shared.registry);
+    let session = || identity.session(process.uid);
+    let standing = registry.look_up(process.anchor, identity.container_of(), session);
+    standing.settle().await;
+    standing
 }
 
 async fn stages(flow: &Rc<Flow>, mut wire: Wire) -> Result<(), FlowError> {
@@ -151,6 +201,7 @@ async fn stages(flow: &Rc<Flow>, mut wire: Wire) -> Result<(), FlowError> {
         }
         Ok(Sniffed::Opaque { read }) => {
             let permit = shared.engine.flow(FlowKind::Opaque)?;
+            flow.vouched(None)?;
             wire.unread(read);
             raw_tunnel(flow, wire, &permit).await
         }
@@ -191,6 +242,10 @@ async fn tls(
     match permit.treatment() {
         Treatment::Terminate => terminate(flow, wire, hello, permit, deadline).await,
         Treatment::Passthrough | Treatment::Opaque | Treatment::Plain => {
+            if let Err(denied) = flow.vouched(None) {
+                refuse(&mut wire, &fatal_alert(Alert::AccessDenied)).await;
+                return Err(denied.into());
+            }
             wire.unread(hello.read);
             raw_tunnel(flow, wire, &permit).await
         }
@@ -230,10 +285,15 @@ async fn terminate(
     flow.record.edit(|row| row.mode = permit.treatment().as_str());
     let key = Key { dst, name: Some(Arc::clone(&name)), h2: hello.offers.h2 };
     let dialling = Instant::now();
-    let downstream = match Box::pin(flow.worker.pool.protocol(&permit, &key)).await {
+    let asked = async {
+        // Nobody asks upstream for a client that gets no further than a refusal in words.
+        flow.vouched(Some(&name))?;
+        Ok(Box::pin(flow.worker.pool.protocol(&permit, &key)).await?)
+    };
+    let downstream = match asked.await {
         Ok(Protocol::H2) => Protocol::H2,
         Ok(Protocol::H1) => preferred(&hello),
-        Err(ForwardError::Tls(error @ TlsError::UpstreamCertificate(_))) => {
+        Err(FlowError::Forward(ForwardError::Tls(error @ TlsError::UpstreamCertificate(_)))) => {
             // Before our own certificate is shown: a bad one upstream is never covered up.
             refuse(&mut wire, &fatal_alert(Alert::BadCertificate)).await;
             return Err(error.into());

@@ -20,6 +20,7 @@ use crate::accept::accept;
 use crate::capture::cgroup;
 use crate::forward::pool::Pool;
 use crate::identify::Identifier;
+use crate::identify::guard::Guard;
 use crate::record::RecordPermit;
 use crate::telemetry::Metrics;
 
@@ -54,15 +55,14 @@ async fn serve(shared: Arc<Shared>, listeners: Vec<std::net::TcpListener>) -> st
     }
     worker.tasks.spawn(reap_loop(Rc::clone(&worker)));
     shared.shutdown.cancelled().await;
-    let drain = shared.config.gateway.drain_timeout;
-    if tokio::time::timeout(drain, worker.tasks.drained()).await.is_err() {
+    if !shared.drain(&worker.tasks).await {
         tracing::warn!("flows were still open at the drain deadline and are cut");
     }
     Ok(())
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let config = &shared.config;
         let pool = Pool::new(
             Arc::clone(&shared.seams.dialer),
@@ -70,12 +70,19 @@ impl Worker {
             config.gateway.connect_timeout,
             Arc::clone(&shared.metrics),
         );
-        let root = cgroup::mount().ok().map(|mount| mount.join(&config.capture.cgroup));
-        let prefix = config.capture.cgroup.to_string_lossy().into_owned();
-        let identifier = Identifier::new(shared.producer.host_id.as_str().into(), root, prefix);
+        let identifier = identifier(&shared);
         let tasks = Tasks::new(Arc::clone(&shared.metrics));
         Self { shared, pool, identifier, tasks }
     }
+}
+
+/// One for each thread that names processes.
+pub(super) fn identifier(shared: &Shared) -> Identifier {
+    let cgroup = &shared.config.capture.cgroup;
+    let root = cgroup::mount().ok().map(|mount| mount.join(cgroup));
+    let prefix = cgroup.to_string_lossy().into_owned();
+    let guard = Guard::new(&shared.config.guard_socket(), Arc::clone(&shared.metrics));
+    Identifier::new(shared.producer.host_id.as_str().into(), root, prefix, guard)
 }
 
 /// Stops the gateway when a listener's loop panics: its share of connections would hang.
@@ -89,9 +96,11 @@ impl Drop for StopOnPanic {
     }
 }
 
-async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
+/// Cancel safe: a connection is still queued, or a task of its own.
+pub(super) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
     let shared = &worker.shared;
     let _guard = StopOnPanic(shared.shutdown.clone());
+    let _accepting = shared.ending.accepting.token();
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &shared.seams.capture, &shared.metrics) => accepted,

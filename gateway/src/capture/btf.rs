@@ -39,8 +39,8 @@ pub enum BtfError {
     NoMember(String, String),
 }
 
-/// Offsets of everything the BPF programs read, from the running kernel; those of the security
-/// hooks only where it has them.
+/// Offsets of everything the BPF programs read, from the running kernel; those of the optional
+/// programs only where it has them.
 ///
 /// # Errors
 /// [`CaptureError::Unsupported`] when the kernel has no BTF or lacks a member.
@@ -54,7 +54,8 @@ pub fn running_kernel() -> Result<(Offsets, Option<LsmOffsets>), CaptureError> {
     Ok((needed, lsm_offsets(&btf).ok()))
 }
 
-/// The members that the security hooks read; `cgroup.ancestors` is younger than the rest (6.1).
+/// The members that the security hooks and the watching programs read; `cgroup.ancestors` is younger
+/// than the rest (6.1).
 ///
 /// # Errors
 /// [`BtfError::NoMember`] names the first that is missing.
@@ -69,7 +70,18 @@ pub fn lsm_offsets(btf: &Btf) -> Result<LsmOffsets, BtfError> {
         cgroup_ancestors: btf.offset("cgroup", "ancestors")?,
         cgroup_kn: btf.offset("cgroup", "kn")?,
         kernfs_node_id: btf.offset("kernfs_node", "id")?,
-        pad: 0,
+        kernfs_node_name: btf.offset("kernfs_node", "name")?,
+        task_cgroups: btf.offset("task_struct", "cgroups")?,
+        css_set_dfl_cgrp: btf.offset("css_set", "dfl_cgrp")?,
+        task_comm: btf.offset("task_struct", "comm")?,
+        task_real_cred: btf.offset("task_struct", "real_cred")?,
+        cred_uid: btf.offset("cred", "uid")?,
+        cred_gid: btf.offset("cred", "gid")?,
+        sock_dport: sock.wrapping_add(btf.offset("sock_common", "skc_dport")?),
+        sock_daddr: sock.wrapping_add(btf.offset("sock_common", "skc_daddr")?),
+        // Without IPv6 nobody asks for it.
+        sock_v6_daddr: sock
+            .wrapping_add(btf.offset("sock_common", "skc_v6_daddr").unwrap_or_default()),
     })
 }
 
@@ -91,6 +103,10 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         inode_i_ino: btf.offset("inode", "i_ino")?,
         inode_i_sb: btf.offset("inode", "i_sb")?,
         super_block_s_dev: btf.offset("super_block", "s_dev")?,
+        task_signal: btf.offset("task_struct", "signal")?,
+        signal_live: btf.offset("signal_struct", "live")?,
+        task_children: btf.offset("task_struct", "children")?,
+        task_sibling: btf.offset("task_struct", "sibling")?,
     })
 }
 

@@ -155,26 +155,54 @@ pub fn name_of(root: &Path, id: CgroupId) -> Option<PathBuf> {
     None
 }
 
+/// Processes of a cgroup and everything below it, each with its cgroup and the cgroup's directory; at
+/// most `max`.
+///
+/// # Errors
+/// [`CaptureError::Io`] when the cgroup itself cannot be read.
+pub fn processes_below(
+    root: &Path,
+    max: usize,
+) -> Result<Vec<(u32, CgroupId, PathBuf)>, CaptureError> {
+    id(root)?;
+    let mut found = Vec::new();
+    for (dir, cgroup) in below(root) {
+        // Threaded cgroups have no such list; their processes are in that of their domain.
+        let list = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        found.extend(
+            list.lines().filter_map(|line| Some((line.parse().ok()?, cgroup, dir.clone()))),
+        );
+    }
+    found.truncate(max);
+    Ok(found)
+}
+
 /// Ids of a cgroup and everything below it, as far as the bounds of the search reach.
 pub fn ids_below(root: &Path) -> std::collections::BTreeSet<u64> {
-    let mut ids = std::collections::BTreeSet::new();
+    below(root).into_iter().map(|(_, id)| id.0).collect()
+}
+
+fn below(root: &Path) -> Vec<(PathBuf, CgroupId)> {
+    let mut found = Vec::new();
     let mut pending = vec![(root.to_owned(), 0_usize)];
     while let Some((dir, depth)) = pending.pop() {
-        if ids.len() == MAX_DIRECTORIES {
+        if found.len() == MAX_DIRECTORIES {
             break;
         }
-        ids.extend(std::fs::metadata(&dir).map(|metadata| metadata.ino()));
-        if depth == MAX_DEPTH {
-            continue;
-        }
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if pending.len() < MAX_DIRECTORIES && entry.file_type().is_ok_and(|kind| kind.is_dir())
-            {
-                pending.push((entry.path(), depth + 1));
+        if depth < MAX_DEPTH {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if pending.len() < MAX_DIRECTORIES
+                    && entry.file_type().is_ok_and(|kind| kind.is_dir())
+                {
+                    pending.push((entry.path(), depth + 1));
+                }
             }
         }
+        if let Ok(id) = id(&dir) {
+            found.push((dir, id));
+        }
     }
-    ids
+    found
 }
 
 fn io(action: &str, path: &Path, source: std::io::Error) -> CaptureError {

@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{Capture, CaptureError, Captured};
+use super::{Capture, CaptureError, Captured, Question};
 
 /// Answers the same record for every socket, or none at all.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,10 @@ pub struct FixedCapture(pub Option<Captured>);
 
 impl Capture for FixedCapture {
     fn record(&self, _socket: BorrowedFd<'_>) -> Result<Captured, CaptureError> {
+        self.0.clone().ok_or(CaptureError::NoRecord)
+    }
+
+    fn asker(&self, _question: Question) -> Result<Captured, CaptureError> {
         self.0.clone().ok_or(CaptureError::NoRecord)
     }
 }

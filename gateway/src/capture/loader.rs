@@ -10,16 +10,18 @@
 //! gateway listens, captured connects are refused.
 
 use std::fs::File;
-use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap};
-use aya::{Ebpf, EbpfLoader, Pod};
-use weir_ebpf_common::{ABI_VERSION, Config, FLAG_ALLOW_DNS, FLAG_REFUSE_QUIC, Listener};
+use aya::maps::HashMap;
+use aya::{Ebpf, EbpfLoader};
+use weir_ebpf_common::{ABI_VERSION, Listener};
 
-use super::maps::{bpf, netns_cookie};
-use super::{CaptureError, CgroupId, btf, cgroup, layers, nft, pins, programs, sockets};
+use super::maps::bpf;
+use super::settings::map;
+use super::{
+    CaptureError, CgroupId, bridge, btf, cgroup, layers, netns, nft, pins, programs, repair,
+    settings, sockets, tracing, watch,
+};
 use crate::config::Net;
 
 pub use super::layers::{Layer, LayerState, layers};
@@ -32,7 +34,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// Every map of the object, pinned under its own name.
-const MAPS: [&str; 10] = [
+pub(super) const MAPS: [&str; 24] = [
     "CONFIG",
     "NETNS",
     "EXCLUDE_V4",
@@ -43,6 +45,20 @@ const MAPS: [&str; 10] = [
     "SERVER",
     "DNS",
     "DNS_SERVER",
+    "ALIVE",
+    "OPENED",
+    "LINKS",
+    "NEIGHBOURS",
+    "BRIDGES",
+    "LISTENERS",
+    "EVENTS",
+    "EVENT_RATE",
+    "CAPTURED",
+    "DNS_ASKER",
+    "DNS_ASKERS",
+    "ANCHORS",
+    "ANCHOR_ROOTS",
+    "ANCHOR_OUTER",
 ];
 
 /// What to attach, and where.
@@ -72,10 +88,26 @@ pub struct AttachSpec {
     pub devices: Vec<String>,
     /// Whether nftables guards this network namespace, too.
     pub nftables: bool,
+    /// Whether TCP and DNS pass unseen while no gateway is alive.
+    pub danger_fail_open: bool,
+    /// Bridges of this network namespace whose containers can be captured.
+    pub bridges: Vec<String>,
     /// Whether security hooks are used where the kernel has them.
     pub lsm: bool,
     /// Whether an attached capture of the same cgroups and port is replaced in place.
     pub upgrade: bool,
+}
+
+impl AttachSpec {
+    /// Why nftables is left out.
+    pub(super) fn without_nftables(&self) -> Option<&'static str> {
+        match self {
+            Self { nftables: false, .. } => Some("capture.nftables is false"),
+            // It cannot know whether a gateway is alive.
+            Self { danger_fail_open: true, .. } => Some("capture.danger_fail_open is true"),
+            _ => None,
+        }
+    }
 }
 
 /// What `attach` did.
@@ -145,11 +177,9 @@ fn is_same(to: &Attachment, spec: &AttachSpec) -> bool {
 /// Maps and links stay; only programs change. A failure leaves the old programs in the links that
 /// were not reached yet: both enforce the same ABI.
 fn upgrade(spec: &AttachSpec) -> Result<Attached, CaptureError> {
-    let mut object = load(Some(&spec.pin_dir))?;
-    let captured = cgroup::id(&spec.captured)?;
-    let gateway = cgroup::id(&spec.gateway)?;
-    write_maps(&mut object, spec, captured)?;
-    attach_programs(&mut object, spec)?;
+    let _turn = pins::own_turn(&spec.pin_dir)?;
+    let (captured, gateway) = in_place(spec)?;
+    netns::remove_stale(&spec.pin_dir)?;
     Ok(Attached {
         captured,
         gateway,
@@ -160,8 +190,47 @@ fn upgrade(spec: &AttachSpec) -> Result<Attached, CaptureError> {
     })
 }
 
+/// Over the pins that are there. Maps stay, so that a running gateway keeps its records; links stay
+/// where they hang on what they should, and are made anew where not.
+pub(super) fn in_place(spec: &AttachSpec) -> Result<(CgroupId, CgroupId), CaptureError> {
+    check_places(spec)?;
+    for dir in [&spec.captured, &spec.gateway] {
+        note_made(&spec.pin_dir, &cgroup::create(dir)?)?;
+    }
+    let mut object = load(Some(&spec.pin_dir))?;
+    let captured = cgroup::id(&spec.captured)?;
+    let gateway = cgroup::id(&spec.gateway)?;
+    settings::write_maps(&mut object, spec, captured)?;
+    attach_programs(&mut object, spec)?;
+    repair::note_programs(&spec.pin_dir)?;
+    note_ids(spec, captured, gateway)?;
+    Ok((captured, gateway))
+}
+
+/// Only the packet filters, on the devices that there are now.
+pub(super) fn devices_in_place(spec: &AttachSpec) -> Result<Result<(), String>, CaptureError> {
+    let mut object = read(Some(&spec.pin_dir))?;
+    attach_devices(&mut object, spec, whole_hierarchy()?)?;
+    repair::note_programs(&spec.pin_dir)?;
+    Ok(pins::noted(&spec.pin_dir, "no-devices").map_or(Ok(()), Err))
+}
+
+/// Only the table.
+pub(super) fn table_in_place(spec: &AttachSpec) -> Result<Result<(), String>, CaptureError> {
+    let table = nft::apply(&guard(spec)?);
+    layers::note(&spec.pin_dir, layers::NFTABLES, table.clone())?;
+    Ok(table)
+}
+
 /// With `pinned`, over the maps in that directory.
 fn load(pinned: Option<&Path>) -> Result<Ebpf, CaptureError> {
+    let mut object = read(pinned)?;
+    programs::load(&mut object)?;
+    Ok(object)
+}
+
+/// The object and its maps, without any program in the kernel yet.
+fn read(pinned: Option<&Path>) -> Result<Ebpf, CaptureError> {
     let (offsets, lsm) = btf::running_kernel()?;
     let lsm = lsm.unwrap_or_default();
     let mut loader = EbpfLoader::new();
@@ -170,13 +239,11 @@ fn load(pinned: Option<&Path>) -> Result<Ebpf, CaptureError> {
             loader.map_pin_path(name, pin_dir.join(name));
         }
     }
-    let mut object = loader
+    loader
         .override_global("OFFSETS", &offsets, true)
         .override_global("LSM_OFFSETS", &lsm, true)
         .load(OBJECT)
-        .map_err(|error| bpf("loading the BPF object".into(), &error))?;
-    programs::load(&mut object)?;
-    Ok(object)
+        .map_err(|error| bpf("loading the BPF object".into(), &error))
 }
 
 /// Removes the hooks, the pins and the cgroups made for them. Does nothing if nothing is attached.
@@ -185,7 +252,7 @@ fn load(pinned: Option<&Path>) -> Result<Ebpf, CaptureError> {
 /// See [`pins::remove`].
 pub fn detach(pin_dir: &Path) -> Result<Detached, CaptureError> {
     // While its note is there. The hooks go in any case: they are what hurts when left behind.
-    let table = nft::remove(pin_dir);
+    let table = bridge::remove(pin_dir).and(nft::remove(pin_dir));
     let done = pins::remove(pin_dir)?;
     table
         .map_err(|detail| CaptureError::Bpf { action: "removing the nft table".into(), detail })?;
@@ -232,108 +299,56 @@ fn check_places(spec: &AttachSpec) -> Result<(), CaptureError> {
     Ok(())
 }
 
-fn write_maps(
-    object: &mut Ebpf,
-    spec: &AttachSpec,
-    captured: CgroupId,
-) -> Result<(), CaptureError> {
-    let config = Config {
-        abi_version: ABI_VERSION,
-        flags: FLAG_REFUSE_QUIC | if spec.allow_dns { FLAG_ALLOW_DNS } else { 0 },
-        captured_id: captured.0,
-        captured_level: level(&spec.captured)?,
-        gateway_port: spec.gateway_port,
-        addresses: spec.addresses,
-    };
-    let failed = |name: &str, error: &dyn std::error::Error| bpf(format!("writing {name}"), error);
-    Array::<_, Config>::try_from(map(object, "CONFIG")?)
-        .and_then(|mut map| map.set(0, config, 0))
-        .map_err(|error| failed("CONFIG", &error))?;
-    let listener = Listener { port: spec.gateway_port, addresses: spec.addresses, pad: [0; 4] };
-    let cookie = netns_cookie()?;
-    HashMap::<_, u64, Listener>::try_from(map(object, "NETNS")?)
-        .and_then(|mut map| map.insert(cookie, listener, 0))
-        .map_err(|error| failed("NETNS", &error))?;
-    Array::<_, u32>::try_from(map(object, "DNS")?)
-        .and_then(|mut map| map.set(0, u32::from(spec.dns_port), 0))
-        .map_err(|error| failed("DNS", &error))?;
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for net in &spec.exclude {
-        let len = u32::from(net.prefix_len);
-        match net.addr {
-            IpAddr::V4(addr) => v4.push((len, u32::from_ne_bytes(addr.octets()))),
-            IpAddr::V6(addr) => v6.push((len, words(addr.octets()))),
-        }
-    }
-    exclude(object, "EXCLUDE_V4", &v4)?;
-    exclude(object, "EXCLUDE_V6", &v6)
-}
-
-/// Puts in what is missing before it takes out what an earlier attach left.
-fn exclude<K: Pod + PartialEq>(
-    object: &mut Ebpf,
-    name: &str,
-    wanted: &[(u32, K)],
-) -> Result<(), CaptureError> {
-    let failed = |error: &dyn std::error::Error| bpf(format!("writing {name}"), error);
-    let mut map = LpmTrie::<_, K, u32>::try_from(map(object, name)?).map_err(|e| failed(&e))?;
-    for (len, data) in wanted {
-        map.insert(&Key::new(*len, *data), 1, 0).map_err(|e| failed(&e))?;
-    }
-    let found: Vec<Key<K>> = map.keys().filter_map(Result::ok).collect();
-    for key in found {
-        let data = key.data();
-        if !wanted.iter().any(|(len, addr)| *len == key.prefix_len() && *addr == data) {
-            map.remove(&key).map_err(|e| failed(&e))?;
-        }
-    }
-    Ok(())
-}
-
-/// The bytes of an address, in words that keep their order in memory.
-fn words(octets: [u8; 16]) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(octets.chunks_exact(4)) {
-        *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
-    }
-    words
-}
-
 /// Everything from here on leaves something behind, which `pins::remove` finds and removes.
 fn attach_and_pin(
     object: &mut Ebpf,
     spec: &AttachSpec,
 ) -> Result<(CgroupId, CgroupId), CaptureError> {
     let pin_dir = &spec.pin_dir;
-    let mut made = cgroup::create(&spec.captured)?;
-    note_made(pin_dir, 0, &made)?;
-    let more = cgroup::create(&spec.gateway)?;
-    note_made(pin_dir, made.len(), &more)?;
-    made.extend(more);
+    for dir in [&spec.captured, &spec.gateway] {
+        note_made(pin_dir, &cgroup::create(dir)?)?;
+    }
     let captured = cgroup::id(&spec.captured)?;
     let gateway = cgroup::id(&spec.gateway)?;
     pins::note(pin_dir, "captured", &spec.captured)?;
-    pins::note(pin_dir, "captured-id", captured.0.to_string())?;
     pins::note(pin_dir, "gateway", &spec.gateway)?;
-    write_maps(object, spec, captured)?;
+    note_ids(spec, captured, gateway)?;
+    settings::write_maps(object, spec, captured)?;
+    settings::write_attached(object)?;
     for name in MAPS {
         let map = object.map(name).ok_or_else(|| programs::absent(name))?;
         map.pin(pin_dir.join(name)).map_err(|error| bpf(format!("pinning {name}"), &error))?;
     }
     attach_programs(object, spec)?;
+    repair::note_programs(pin_dir)?;
     pins::note(pin_dir, "complete", ABI_VERSION.to_string())?;
     Ok((captured, gateway))
 }
 
-fn note_made(pin_dir: &Path, first: usize, made: &[PathBuf]) -> Result<(), CaptureError> {
-    for (number, dir) in (first..).zip(made) {
-        if let Err(error) = pins::note(pin_dir, &format!("made-{number}"), dir) {
+fn note_ids(spec: &AttachSpec, captured: CgroupId, gateway: CgroupId) -> Result<(), CaptureError> {
+    pins::renote(&spec.pin_dir, "captured-id", captured.0.to_string())?;
+    pins::renote(&spec.pin_dir, "gateway-id", gateway.0.to_string())?;
+    pins::renote(&spec.pin_dir, "gateway-port", spec.gateway_port.to_string())
+}
+
+/// A directory that was made twice keeps its first note.
+fn note_made(pin_dir: &Path, made: &[PathBuf]) -> Result<(), CaptureError> {
+    let mut noted = Vec::new();
+    while let Some(dir) = pins::noted(pin_dir, &format!("made-{}", noted.len())) {
+        noted.push(PathBuf::from(dir));
+    }
+    for dir in made {
+        if noted.contains(dir) {
+            continue;
+        }
+        if let Err(error) = pins::note(pin_dir, &format!("made-{}", noted.len()), dir) {
             // Nobody would find these again.
             for dir in made.iter().rev() {
                 drop(cgroup::remove(dir));
             }
             return Err(error);
         }
+        noted.push(dir.clone());
     }
     Ok(())
 }
@@ -342,38 +357,91 @@ fn attach_programs(object: &mut Ebpf, spec: &AttachSpec) -> Result<(), CaptureEr
     let pin_dir = &spec.pin_dir;
     // Those that other layers lean on come after them.
     programs::attach(object, &open(&spec.captured)?, &open(&spec.gateway)?, pin_dir)?;
+    attach_bridges(object, spec)?;
     let whole = whole_hierarchy()?;
-    let lsm = whole.clone().and_then(|()| match btf::running_kernel() {
-        _ if !spec.lsm => Err("not asked for".into()),
-        Ok((_, Some(_))) => programs::attach_lsm(object, pin_dir),
-        _ => Err("the kernel lacks cgroup.ancestors".into()),
+    let comparable = whole.clone().and_then(|()| match btf::running_kernel() {
+        Ok((_, Some(_))) => Ok(()),
+        _ => Err("the kernel lacks cgroup.ancestors".to_owned()),
+    });
+    let lsm = comparable.clone().and_then(|()| match spec.lsm {
+        true => programs::attach_lsm(object, pin_dir),
+        false => Err("not asked for".into()),
     });
     if !spec.lsm {
         programs::remove_lsm(pin_dir);
     }
     layers::note(pin_dir, layers::LSM, lsm)?;
-    let devices =
-        whole.clone().and_then(|()| programs::attach_devices(object, &spec.devices, pin_dir));
+    let watch = comparable
+        .and_then(|()| watch::attach(object, pin_dir))
+        .and_then(|()| watch::note_members(object, &spec.captured));
+    layers::note(pin_dir, layers::WATCH, watch)?;
+    attach_devices(object, spec, whole.clone())?;
+    let guard = guard(spec)?;
+    let table = whole.and_then(|()| match spec.without_nftables() {
+        None => nft::apply(&guard),
+        Some(why) => nft::remove(pin_dir).and(Err(why.into())),
+    });
+    layers::note(pin_dir, layers::NFTABLES, table)?;
+    layers::note(pin_dir, layers::ANCHORS, tracing::attach(object, pin_dir))
+}
+
+fn attach_devices(
+    object: &mut Ebpf,
+    spec: &AttachSpec,
+    whole: Result<(), String>,
+) -> Result<(), CaptureError> {
+    let pin_dir = &spec.pin_dir;
+    let devices = whole
+        .map_err(programs::NoFilter::Refused)
+        .and_then(|()| programs::attach_devices(object, &spec.devices, pin_dir));
     if spec.devices.is_empty() {
         programs::remove_devices(pin_dir);
     }
-    layers::note(pin_dir, layers::DEVICES, devices)?;
-    let guard = nft::Guard {
-        pin_dir,
+    repair::note_devices(pin_dir, &devices)?;
+    layers::note(pin_dir, layers::DEVICES, devices.map_err(programs::NoFilter::reason))
+}
+
+fn guard(spec: &AttachSpec) -> Result<nft::Guard<'_>, CaptureError> {
+    Ok(nft::Guard {
+        pin_dir: &spec.pin_dir,
         captured: &spec.captured,
         level: level(&spec.captured)?,
         exclude: &spec.exclude,
         allow_dns: spec.allow_dns,
-    };
-    let table = whole.and_then(|()| match spec.nftables {
-        true => nft::apply(&guard),
-        false => nft::remove(pin_dir).and(Err("capture.nftables is false".into())),
-    });
-    layers::note(pin_dir, layers::NFTABLES, table)
+    })
+}
+
+/// Not optional: containers of a configured bridge would be neither captured nor refused.
+fn attach_bridges(object: &mut Ebpf, spec: &AttachSpec) -> Result<(), CaptureError> {
+    let pin_dir = &spec.pin_dir;
+    let failed = |error: &dyn std::error::Error| bpf("writing BRIDGES".into(), error);
+    let bridges = bridge::named(&spec.bridges)?;
+    let mut map = HashMap::<_, u32, Listener>::try_from(map(object, "BRIDGES")?)
+        .map_err(|error| failed(&error))?;
+    for one in &bridges {
+        map.insert(one.index, one.listener(), 0).map_err(|error| failed(&error))?;
+    }
+    let gone: Vec<u32> = map
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|index| !bridges.iter().any(|one| one.index == *index))
+        .collect();
+    for index in gone {
+        map.remove(&index).map_err(|error| failed(&error))?;
+    }
+    if bridges.is_empty() {
+        programs::remove_lookup(pin_dir);
+        return bridge::remove(pin_dir).map_err(|detail| CaptureError::Bpf {
+            action: "removing what was made for bridges".into(),
+            detail,
+        });
+    }
+    programs::attach_lookup(object, pin_dir)?;
+    bridge::apply(pin_dir, &bridges, spec.dns_port)
 }
 
 /// Depth of a cgroup: 1 is a child of the root.
-fn level(dir: &Path) -> Result<u32, CaptureError> {
+pub(super) fn level(dir: &Path) -> Result<u32, CaptureError> {
     let mount = cgroup::mount()?;
     let below = dir.strip_prefix(&mount).unwrap_or(dir).components();
     Ok(u32::try_from(below.filter(|part| matches!(part, Component::Normal(_))).count())
@@ -381,17 +449,13 @@ fn level(dir: &Path) -> Result<u32, CaptureError> {
 }
 
 /// Depths count from the root of the hierarchy, which is not what a container sees as root.
-fn whole_hierarchy() -> Result<Result<(), String>, CaptureError> {
+pub(super) fn whole_hierarchy() -> Result<Result<(), String>, CaptureError> {
     let root = cgroup::id(&cgroup::mount()?)?;
     Ok(if root.0 == 1 {
         Ok(())
     } else {
         Err("only a part of the cgroup hierarchy is mounted".into())
     })
-}
-
-fn map<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map, CaptureError> {
-    object.map_mut(name).ok_or_else(|| programs::absent(name))
 }
 
 fn open(dir: &Path) -> Result<File, CaptureError> {

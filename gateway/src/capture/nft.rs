@@ -24,6 +24,7 @@ use crate::config::Net;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const NOTE: &str = "nft-rule";
+const SUM: &str = "nft-sum";
 /// Bytes read of what nft says.
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 
@@ -47,12 +48,19 @@ pub(super) fn apply(guard: &Guard<'_>) -> Result<(), String> {
         std::fs::remove_file(&note).map_err(|error| error.to_string())?;
     }
     pins::note(guard.pin_dir, NOTE, &matcher).map_err(|error| error.to_string())?;
+    let sum = sum(&shown(guard.pin_dir)?);
+    pins::renote(guard.pin_dir, SUM, sum).map_err(|error| error.to_string())?;
     health(guard.pin_dir)
+}
+
+/// Whether a table was loaded.
+pub(super) fn was_loaded(pin_dir: &Path) -> bool {
+    pin_dir.join(NOTE).symlink_metadata().is_ok()
 }
 
 /// Removes the table. Does nothing where there is none, or where it was never loaded.
 pub(super) fn remove(pin_dir: &Path) -> Result<(), String> {
-    if pin_dir.join(NOTE).symlink_metadata().is_err() {
+    if !was_loaded(pin_dir) {
         return Ok(());
     }
     let name = table(pin_dir);
@@ -60,20 +68,29 @@ pub(super) fn remove(pin_dir: &Path) -> Result<(), String> {
     run(&["-f", "-"], &format!("table inet {name}\ndelete table inet {name}\n")).map(drop)
 }
 
-/// Whether the rule is there and still means the captured cgroup.
+/// Whether the rule is there, still means the captured cgroup, and the table is as it was loaded.
 pub(super) fn health(pin_dir: &Path) -> Result<(), String> {
-    let wanted = std::fs::read_link(pin_dir.join(NOTE))
-        .map_err(|error| format!("no rule was loaded: {error}"))?;
-    let shown = run(&["list", "table", "inet", &table(pin_dir)], "")?;
-    let wanted = wanted.to_string_lossy();
-    if shown.lines().any(|line| line.trim().starts_with(&format!("{wanted} jump captured"))) {
-        Ok(())
-    } else {
-        Err("the rule no longer matches the captured cgroup: run `weir attach`".into())
+    let wanted = pins::noted(pin_dir, NOTE).ok_or("no rule was loaded")?;
+    let shown = shown(pin_dir)?;
+    if !shown.lines().any(|line| line.trim().starts_with(&format!("{wanted} jump captured"))) {
+        return Err("the rule does not match the captured cgroup any more".into());
+    }
+    match pins::noted(pin_dir, SUM) {
+        Some(noted) if noted != sum(&shown) => Err("somebody changed the table".into()),
+        _ => Ok(()),
     }
 }
 
-fn table(pin_dir: &Path) -> String {
+/// The table without its counters' values (`-s`).
+fn shown(pin_dir: &Path) -> Result<String, String> {
+    run(&["-s", "list", "table", "inet", &table(pin_dir)], "")
+}
+
+fn sum(shown: &str) -> String {
+    hex::encode(Sha256::digest(shown))
+}
+
+pub(super) fn table(pin_dir: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let digest = hex::encode(Sha256::digest(pin_dir.as_os_str().as_bytes()));
     format!("weir_{}", digest.get(..8).unwrap_or_default())
@@ -122,7 +139,7 @@ fn ruleset(guard: &Guard<'_>, matcher: &str) -> String {
     )
 }
 
-fn run(args: &[&str], input: &str) -> Result<String, String> {
+pub(super) fn run(args: &[&str], input: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("running nft: {error}");
     let mut child = Command::new("nft")
         .args(args)

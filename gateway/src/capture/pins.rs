@@ -7,13 +7,18 @@
 //!
 //! Beside links and maps it holds symbolic links, which bpffs allows and which need no second
 //! place to keep state: `captured` and `gateway` lead to the cgroups, `captured-id` has the id of
-//! the former as its text, `made-N` lead to directories that were made for it, and `complete` is
+//! the former as its text, `gateway-id` and `gateway-port` likewise, `programs` names the programs that
+//! were attached, `repair-N` tell what `repair` did, `made-N` lead to directories that were made for it, and `complete` is
 //! written last.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::programs::links::PinnedLink;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::MsFlags;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -158,6 +163,67 @@ pub(super) fn create(pin_dir: &Path) -> Result<Option<PathBuf>, CaptureError> {
 pub(super) fn note(pin_dir: &Path, name: &str, text: impl AsRef<Path>) -> Result<(), CaptureError> {
     let path = pin_dir.join(name);
     std::os::unix::fs::symlink(text, &path).map_err(|source| io("noting", &path, source))
+}
+
+/// Writes a note in place of an earlier one: whoever reads it sees the one or the other.
+pub(super) fn renote(
+    pin_dir: &Path,
+    name: &str,
+    text: impl AsRef<Path>,
+) -> Result<(), CaptureError> {
+    let fresh = format!("{name}-new");
+    let path = pin_dir.join(&fresh);
+    // Left by whoever ended between the two steps.
+    drop(std::fs::remove_file(&path));
+    note(pin_dir, &fresh, text)?;
+    std::fs::rename(&path, pin_dir.join(name)).map_err(|source| io("noting", &path, source))
+}
+
+/// The text of a note.
+pub(super) fn noted(pin_dir: &Path, name: &str) -> Option<String> {
+    Some(std::fs::read_link(pin_dir.join(name)).ok()?.to_string_lossy().into_owned())
+}
+
+/// The right to change what is attached, given back when dropped: one process at a time, so that
+/// nobody takes another's half-made change for damage.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _lock: Option<Flock<File>>,
+}
+
+/// Waits for that right; `None` when somebody else keeps it for longer. Without a directory there is
+/// nothing to change.
+pub(super) fn turn(pin_dir: &Path, patience: Duration) -> Result<Option<Turn>, CaptureError> {
+    let mut dir = match File::open(pin_dir) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(Turn { _lock: None })),
+        Err(source) => return Err(io("opening", pin_dir, source)),
+    };
+    let deadline = Instant::now() + patience;
+    loop {
+        dir = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(Turn { _lock: Some(lock) })),
+            Err((dir, Errno::EWOULDBLOCK)) => dir,
+            Err((_, errno)) => return Err(io("locking", pin_dir, errno.into())),
+        };
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(TURN_POLL);
+    }
+}
+
+/// Between two attempts at [`turn`].
+const TURN_POLL: Duration = Duration::from_millis(10);
+/// What a whole attach takes at most, on a slow machine.
+pub(super) const TURN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// As [`turn`], with an error instead of nothing.
+pub(super) fn own_turn(pin_dir: &Path) -> Result<Turn, CaptureError> {
+    turn(pin_dir, TURN_PATIENCE)?.ok_or_else(|| {
+        let late = std::io::Error::from(ErrorKind::TimedOut);
+        io("waiting for another process that changes", pin_dir, late)
+    })
 }
 
 /// What is in the pin directory; nothing if it does not exist.

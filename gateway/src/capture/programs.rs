@@ -13,8 +13,8 @@ use aya::programs::Program;
 use aya::{Btf, Ebpf};
 
 use super::maps::bpf;
-use super::syscall::{self, Target};
-use super::{CaptureError, layers};
+use super::syscall::{self, LinkInfo, Target};
+use super::{CaptureError, layers, tracing};
 
 /// Devices that get a packet filter.
 const MAX_DEVICES: usize = 128;
@@ -70,8 +70,12 @@ const LSM: [(&str, &str); 3] = [
     ("weir_lsm_sendmsg", "socket_sendmsg"),
 ];
 const LSM_MAC: u32 = 27;
+const TRACE_RAW_TP: u32 = 23;
 const TCX: &str = "weir_tcx";
 const TCX_EGRESS: u32 = 47;
+const LOOKUP: &str = "weir_lookup";
+const SK_LOOKUP: u32 = 36;
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 const LSM_LIST: &str = "/sys/kernel/security/lsm";
 
 /// Pins of a layer's links.
@@ -92,6 +96,7 @@ pub(super) fn pins_of(layer: &str) -> Vec<&'static str> {
         layers::EGRESS => named(&["weir_egress"]),
         layers::SOCKET => named(&["weir_create", "weir_bind", "weir_setsockopt"]),
         layers::LSM => LSM.iter().map(|(program, _)| *program).collect(),
+        layers::ANCHORS => tracing::pins().collect(),
         _ => Vec::new(),
     }
 }
@@ -120,13 +125,20 @@ pub(super) fn attach(
     gateway: &File,
     pin_dir: &Path,
 ) -> Result<(), CaptureError> {
+    // Programs of one cgroup run in the order in which they were attached. So what comes after a
+    // link that had to be made anew is made anew, too.
+    let (mut captured_anew, mut gateway_anew) = (false, false);
     for Hook { name, side, attach_type } in &HOOKS {
         let target = Target::Cgroup(match side {
             Side::Captured => captured.as_fd(),
             Side::Gateway => gateway.as_fd(),
         });
+        let anew = match side {
+            Side::Captured => &mut captured_anew,
+            Side::Gateway => &mut gateway_anew,
+        };
         let program = program_fd(object, name)?;
-        link(program, target, *attach_type, &pin_dir.join(name))
+        *anew = link(program, target, *attach_type, &pin_dir.join(name), *anew)
             .map_err(|error| bpf(format!("attaching {name}"), &error))?;
     }
     Ok(())
@@ -149,7 +161,7 @@ pub(super) fn attach_lsm(object: &mut Ebpf, pin_dir: &Path) -> Result<(), String
     }
     for (name, _) in LSM {
         let program = program_fd(object, name).map_err(|error| error.to_string())?;
-        if let Err(error) = link(program, Target::Whole, LSM_MAC, &pin_dir.join(name)) {
+        if let Err(error) = link(program, Target::Whole, LSM_MAC, &pin_dir.join(name), false) {
             // All of them or none: half a layer would be reported as a whole one.
             remove_lsm(pin_dir);
             return Err(format!("attaching {name}: {error}"));
@@ -164,6 +176,26 @@ pub(super) fn remove_lsm(pin_dir: &Path) {
         // Missing is what was wanted.
         drop(std::fs::remove_file(pin_dir.join(name)));
     }
+}
+
+/// Attaches the look-up of what arrives by bridges to the calling thread's network namespace.
+pub(super) fn attach_lookup(object: &mut Ebpf, pin_dir: &Path) -> Result<(), CaptureError> {
+    let failed = |error: &dyn std::error::Error| bpf(format!("attaching {LOOKUP}"), error);
+    match program(object, LOOKUP)? {
+        Program::SkLookup(program) => program.load().map_err(|error| failed(&error))?,
+        _ => return Err(absent(LOOKUP)),
+    }
+    let netns = File::open(OWN_NETNS).map_err(|error| failed(&error))?;
+    let program = program_fd(object, LOOKUP)?;
+    link(program, Target::Netns(netns.as_fd()), SK_LOOKUP, &pin_dir.join(LOOKUP), false)
+        .map(drop)
+        .map_err(|error| failed(&error))
+}
+
+/// Removes that look-up, if there is one.
+pub(super) fn remove_lookup(pin_dir: &Path) {
+    // Missing is what was wanted.
+    drop(std::fs::remove_file(pin_dir.join(LOOKUP)));
 }
 
 /// Removes the packet filters from all devices.
@@ -186,26 +218,98 @@ fn has_lsm() -> Result<bool, String> {
     }
 }
 
-/// Attaches the packet filter to network devices of this namespace.
-pub(super) fn attach_devices(
+/// Attaches a tracepoint's program. Links of tracepoints cannot be updated: over an earlier one, both
+/// run for a moment.
+pub(super) fn attach_tracepoint(
     object: &mut Ebpf,
-    devices: &[String],
+    (name, tracepoint): (&str, &str),
+    btf: &Btf,
     pin_dir: &Path,
 ) -> Result<(), String> {
-    let devices = found_devices(devices)?;
-    match program(object, TCX).map_err(|error| error.to_string())? {
-        Program::SchedClassifier(program) => {
-            program.load().map_err(|error| bpf(String::new(), &error).detail())?;
+    match program(object, name).map_err(|error| error.to_string())? {
+        Program::BtfTracePoint(program) => {
+            program.load(tracepoint, btf).map_err(|error| bpf(String::new(), &error).detail())?;
         }
-        _ => return Err(absent(TCX).to_string()),
+        _ => return Err(absent(name).to_string()),
     }
-    for (name, index) in devices {
-        let program = program_fd(object, TCX).map_err(|error| error.to_string())?;
+    let program = program_fd(object, name).map_err(|error| error.to_string())?;
+    let pin = pin_dir.join(name);
+    let attached = syscall::link_create(program, Target::Whole, TRACE_RAW_TP).and_then(|link| {
+        // Missing is what is wanted.
+        drop(std::fs::remove_file(&pin));
+        syscall::pin(link.as_fd(), &pin)
+    });
+    attached.map_err(|error| format!("attaching {name}: {error}"))
+}
+
+/// Why the packet filters are not all there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoFilter {
+    /// Devices are missing, or too many: that may change.
+    Devices(String),
+    /// The kernel takes none.
+    Refused(String),
+}
+
+impl NoFilter {
+    /// In words.
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::Devices(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
+/// Attaches the packet filter to those of the wanted devices that there are in this namespace.
+pub(super) fn attach_devices(
+    object: &mut Ebpf,
+    wanted: &[String],
+    pin_dir: &Path,
+) -> Result<(), NoFilter> {
+    let refused = |error: CaptureError| NoFilter::Refused(error.detail());
+    if wanted.is_empty() {
+        return Err(NoFilter::Devices("no devices are configured".into()));
+    }
+    let devices = present_devices(wanted).map_err(NoFilter::Devices)?;
+    if devices.is_empty() {
+        let reason = "this namespace has none of the devices, beside lo";
+        return Err(NoFilter::Devices(reason.into()));
+    }
+    if devices.len() > MAX_DEVICES {
+        return Err(NoFilter::Devices(format!("more than {MAX_DEVICES} network devices")));
+    }
+    match program(object, TCX).map_err(refused)? {
+        Program::SchedClassifier(program) => {
+            program.load().map_err(|error| refused(bpf(String::new(), &error)))?;
+        }
+        _ => return Err(refused(absent(TCX))),
+    }
+    for (name, index) in &devices {
+        let program = program_fd(object, TCX).map_err(refused)?;
         // The number, because bpffs takes no dots.
-        link(program, Target::Device(index), TCX_EGRESS, &pin_dir.join(format!("{TCX}-{index}")))
-            .map_err(|error| format!("attaching to {name}: {error}"))?;
+        let pin = pin_dir.join(device_pin(*index));
+        match link(program, Target::Device(*index), TCX_EGRESS, &pin, false) {
+            Ok(_) => {}
+            // It went since it was listed.
+            Err(_) if nix::net::if_::if_nametoindex(name.as_str()) != Ok(*index) => {}
+            Err(error) => return Err(NoFilter::Refused(format!("attaching to {name}: {error}"))),
+        }
     }
-    Ok(())
+    let missing =
+        wanted.iter().find(|one| *one != "*" && !devices.iter().any(|(name, _)| name == *one));
+    missing.map_or(Ok(()), |name| Err(NoFilter::Devices(format!("no network device {name}"))))
+}
+
+/// Devices that have a pinned filter.
+pub(super) fn filtered_devices(pin_dir: &Path) -> Vec<u32> {
+    let listed = std::fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    let index = |name: &str| name.strip_prefix(TCX)?.strip_prefix('-')?.parse().ok();
+    listed.filter_map(|entry| index(&entry.file_name().to_string_lossy())).collect()
+}
+
+/// The pin of a device's packet filter.
+pub(super) fn device_pin(index: u32) -> String {
+    format!("{TCX}-{index}")
 }
 
 /// Whether a pin belongs to a packet filter.
@@ -213,54 +317,75 @@ pub(super) fn is_device_pin(name: &str) -> bool {
     name.strip_prefix(TCX).is_some_and(|rest| rest.starts_with('-'))
 }
 
-/// Names and indexes; `*` stands for every device but loopback.
-fn found_devices(wanted: &[String]) -> Result<Vec<(String, u32)>, String> {
-    if wanted.is_empty() {
-        return Err("no devices are configured".into());
-    }
+/// Names and indexes of those of the wanted devices that there are now; one more than there may be at
+/// most. `*` stands for every device but loopback.
+pub(super) fn present_devices(wanted: &[String]) -> Result<Vec<(String, u32)>, String> {
     let all = nix::net::if_::if_nameindex().map_err(|error| format!("listing devices: {error}"))?;
-    let all: Vec<(String, u32)> = all
+    let mut chosen: Vec<(String, u32)> = all
         .iter()
         .map(|device| (device.name().to_string_lossy().into_owned(), device.index()))
         .filter(|(_, index)| *index != 1)
+        .filter(|(name, _)| wanted.iter().any(|one| one == "*" || one == name))
         .take(MAX_DEVICES + 1)
         .collect();
-    if all.len() > MAX_DEVICES {
-        return Err(format!("more than {MAX_DEVICES} network devices"));
-    }
-    let chosen: Vec<_> = all
-        .into_iter()
-        .filter(|(name, _)| wanted.iter().any(|one| one == "*" || one == name))
-        .collect();
-    let missing =
-        wanted.iter().find(|one| *one != "*" && !chosen.iter().any(|(name, _)| name == *one));
-    if let Some(name) = missing {
-        return Err(format!("no network device {name}"));
-    }
-    if chosen.is_empty() {
-        return Err("this namespace has no network device beside lo".into());
-    }
+    chosen.sort_by_key(|(_, index)| *index);
     Ok(chosen)
 }
 
+/// Puts a program into the link of a pin, or makes the link: where there is none, where it hangs on
+/// something that is gone, and with `anew`. Answers whether it was made.
 fn link(
     program: BorrowedFd<'_>,
     target: Target<'_>,
     attach_type: u32,
     pin: &Path,
-) -> std::io::Result<()> {
-    if pin.symlink_metadata().is_ok() {
-        return syscall::link_update(syscall::open(pin)?.as_fd(), program);
+    anew: bool,
+) -> std::io::Result<bool> {
+    if pin.symlink_metadata().is_err() {
+        let link = syscall::link_create(program, target, attach_type)?;
+        return syscall::pin(link.as_fd(), pin).map(|()| true);
     }
+    let old = syscall::open(pin)?;
+    if !anew && is_at(syscall::link_info(old.as_fd())?, target)? {
+        return syscall::link_update(old.as_fd(), program).map(|()| false);
+    }
+    let fresh = pin.with_file_name("fresh-link");
+    // Left by whoever ended between two steps.
+    drop(std::fs::remove_file(&fresh));
     let link = syscall::link_create(program, target, attach_type)?;
-    syscall::pin(link.as_fd(), pin)
+    syscall::pin(link.as_fd(), &fresh)?;
+    std::fs::rename(&fresh, pin)?;
+    // Its last reference: from here on only the new one runs.
+    drop(old);
+    Ok(true)
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, CaptureError> {
+fn is_at(info: LinkInfo, target: Target<'_>) -> std::io::Result<bool> {
+    Ok(match target {
+        Target::Cgroup(dir) | Target::Netns(dir) => {
+            info.target == nix::sys::stat::fstat(dir)?.st_ino
+        }
+        Target::Device(index) => info.target == u64::from(index),
+        Target::Whole => true,
+    })
+}
+
+/// Pins of the links that capture needs, and whether they belong to the captured cgroup.
+pub(super) fn hook_pins() -> impl Iterator<Item = (&'static str, bool)> {
+    HOOKS.iter().map(|hook| (hook.name, hook.side == Side::Captured))
+}
+
+pub(super) fn program<'a>(
+    object: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut Program, CaptureError> {
     object.program_mut(name).ok_or_else(|| absent(name))
 }
 
-fn program_fd<'a>(object: &'a mut Ebpf, name: &str) -> Result<BorrowedFd<'a>, CaptureError> {
+pub(super) fn program_fd<'a>(
+    object: &'a mut Ebpf,
+    name: &str,
+) -> Result<BorrowedFd<'a>, CaptureError> {
     let fd = program(object, name)?.fd();
     fd.map(|fd| fd.as_fd()).map_err(|error| bpf(format!("finding {name}"), &error))
 }

@@ -148,13 +148,13 @@ fn request(kind: u16, flags: u16, family: u8, protocol: u8, id: &SocketId) -> Ve
 }
 
 /// `struct nlmsgerr` begins with a negative errno.
-fn answered(body: &[u8]) -> io::Error {
+pub(super) fn answered(body: &[u8]) -> io::Error {
     let errno = body.get(..4).and_then(|four| four.try_into().ok()).map_or(0, i32::from_ne_bytes);
     io::Error::from_raw_os_error(errno.saturating_neg())
 }
 
 /// Kinds and bodies of the messages of a datagram.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = (u16, &'a [u8]);
@@ -171,12 +171,13 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// The value of the first attribute of a kind.
-fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let len = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
         let value = rest.get(4..len)?;
-        if kind == wanted {
+        // The upper two bits are flags.
+        if kind & 0x3fff == wanted {
             return Some(value);
         }
         rest = rest.get(len.next_multiple_of(4)..)?;

@@ -11,25 +11,49 @@ use std::path::PathBuf;
 use super::{CliError, Context};
 use crate::capture::cgroup;
 use crate::capture::loader::{self, AttachSpec, LayerState};
+use crate::capture::repair::{self, Repaired};
 use crate::config::Config;
 
-/// Arguments of `weir attach` and `weir detach`.
+/// Arguments of `weir attach`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Look for what is not as it was attached, put it right, and say what was done
+    #[arg(long)]
+    repair: bool,
+}
+
+/// Arguments of `weir detach`.
+#[derive(Debug, clap::Args)]
+pub struct DetachArgs {}
+
+/// What everybody who attaches with the option is told.
+pub(super) const FAILS_OPEN: &str =
+    "WARNING   capture.danger_fail_open is true: without a live gateway, connections pass unseen";
+
+/// How the answer begins when a capture was attached already; `weir up` reads it.
+pub(super) const REPLACED: &str = "replaced the programs attached to";
 
 /// Attaches and says to what. Over an attached capture of the same cgroups and port, the programs
 /// are replaced without a gap.
 ///
 /// # Errors
 /// When the kernel cannot capture, or another capture is attached already.
-pub fn run_attach(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
-    let (captured, replaced) = attach(&context.config()?)?;
-    if replaced {
-        writeln!(out, "replaced the programs attached to {}", captured.display())?;
-        return Ok(());
+pub fn run_attach(args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
+    let config = context.config()?;
+    if args.repair {
+        return run_repair(&spec(&config)?, out);
     }
-    writeln!(out, "attached to {}", captured.display())?;
-    writeln!(out, "until the gateway runs, connections of its processes are refused")?;
+    let (captured, replaced) = attach(&config)?;
+    if replaced {
+        writeln!(out, "{REPLACED} {}", captured.display())?;
+    } else {
+        writeln!(out, "attached to {}", captured.display())?;
+    }
+    if config.capture.danger_fail_open {
+        writeln!(out, "{FAILS_OPEN}")?;
+    } else if !replaced {
+        writeln!(out, "until the gateway runs, connections of its processes are refused")?;
+    }
     Ok(())
 }
 
@@ -37,7 +61,11 @@ pub fn run_attach(_args: &Args, context: &Context, out: &mut dyn Write) -> Resul
 ///
 /// # Errors
 /// When a pin cannot be removed.
-pub fn run_detach(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
+pub fn run_detach(
+    _args: &DetachArgs,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
     let detached = loader::detach(&context.config()?.capture.pin_dir)?;
     writeln!(out, "removed {} pins", detached.pins)?;
     for dir in &detached.cgroups_left {
@@ -46,10 +74,28 @@ pub fn run_detach(_args: &Args, context: &Context, out: &mut dyn Write) -> Resul
     Ok(())
 }
 
+fn run_repair(spec: &AttachSpec, out: &mut dyn Write) -> Result<(), CliError> {
+    let done = repair::repair(spec, None)?;
+    if done.is_empty() {
+        writeln!(out, "nothing to repair")?;
+    }
+    let mut failed = 0;
+    for Repaired { finding, result } in &done {
+        match result {
+            Ok(()) => writeln!(out, "repaired {}: {finding}", finding.layer())?,
+            Err(reason) => {
+                failed += 1;
+                writeln!(out, "not repaired {}: {finding}: {reason}", finding.layer())?;
+            }
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(CliError::Failed(format!("{failed} not repaired"))) }
+}
+
 /// Attaches as configured, or replaces the programs of a capture of the same cgroups and port in
 /// place: detaching first would leave a moment in which traffic passes uncaptured. Answers the
 /// captured cgroup's directory, and whether it was attached already.
-pub(super) fn attach(config: &Config) -> Result<(PathBuf, bool), CliError> {
+fn attach(config: &Config) -> Result<(PathBuf, bool), CliError> {
     let spec = spec(config)?;
     let attached = loader::attach(&spec)?;
     if let Some(mounted) = attached.bpffs_mounted {
@@ -68,7 +114,11 @@ pub(super) fn attach(config: &Config) -> Result<(PathBuf, bool), CliError> {
     Ok((spec.captured, attached.upgraded))
 }
 
-fn spec(config: &Config) -> Result<AttachSpec, CliError> {
+/// What `weir attach` attaches.
+///
+/// # Errors
+/// When cgroup2 is not mounted.
+pub(super) fn spec(config: &Config) -> Result<AttachSpec, CliError> {
     let mount = cgroup::mount()?;
     Ok(AttachSpec {
         captured: mount.join(&config.capture.cgroup),
@@ -81,6 +131,8 @@ fn spec(config: &Config) -> Result<AttachSpec, CliError> {
         allow_dns: config.capture.allow_dns,
         devices: config.capture.devices.clone(),
         nftables: config.capture.nftables,
+        danger_fail_open: config.capture.danger_fail_open,
+        bridges: config.capture.bridges.clone(),
         lsm: true,
         upgrade: true,
     })

@@ -24,11 +24,14 @@ use crate::config::Config;
 use crate::store::engine::find_engine;
 use crate::{query, sink};
 
+mod processes;
+mod settings;
+
 /// Arguments of `weir doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     Ok,
     Warn,
@@ -86,15 +89,16 @@ pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result
             let from = context.config_path().map_or("defaults".into(), |p| p.display().to_string());
             checks.push(check("configuration", Ok(from), ""));
             host(&config, &mut checks);
+            settings::all(&config, &mut checks);
             capture(&config, &mut checks).await;
             trusted(&config, &mut checks);
             store(&config, &mut checks).await;
         }
     }
     for Check { name, level, found, remedy } in &checks {
-        writeln!(out, "{level:<5} {name:<14} {found}")?;
+        writeln!(out, "{level:<5} {name:<15} {found}")?;
         if !remedy.is_empty() {
-            writeln!(out, "{:<5} {:<14} -> {remedy}", "", "")?;
+            writeln!(out, "{:<5} {:<15} -> {remedy}", "", "")?;
         }
     }
     Ok(u8::from(checks.iter().any(|c| c.level == Level::Fail)))
@@ -169,7 +173,27 @@ async fn capture(config: &Config, checks: &mut Vec<Check>) {
         Err(error) => Err(error.to_string()),
     };
     let up = attached.is_ok();
+    let dir = cgroup::mount().map(|mount| (mount.join(&config.capture.cgroup), mount));
+    if let Ok((dir, mount)) = dir
+        && up
+    {
+        processes::all(&dir, &mount, checks);
+    }
     checks.push(wish("capture", attached, "run `weir up`, or `weir attach` and `weir gateway`"));
+    let wanted = config.capture.danger_fail_open;
+    let active = up && maps::fails_open(pins).unwrap_or_default();
+    if wanted || active {
+        let found = match (wanted, active) {
+            (true, true) => "danger_fail_open is set: without a live gateway traffic passes unseen",
+            (true, false) => "danger_fail_open is configured, and not attached",
+            _ => "danger_fail_open is attached, and not configured any more",
+        };
+        checks.push(wish(
+            "fail open",
+            Err(found.into()),
+            "set capture.danger_fail_open = false and run `weir attach`",
+        ));
+    }
     if up {
         let refused = maps::counters(pins).map(|all| {
             let shown = all.iter().filter(|(_, n)| *n > 0).map(|(k, n)| format!("{k}={n}"));
@@ -183,12 +207,16 @@ async fn capture(config: &Config, checks: &mut Vec<Check>) {
         checks.push(wish(
             "layers",
             layers(pins),
-            "captured processes have one more way out; docs/kernel-support.md says which",
+            "docs/kernel-support.md says what each of them is for",
         ));
         checks.push(check(
             "gateway",
             health(&config.admin.socket).await,
-            "start the gateway: until then captured connections are refused",
+            if active {
+                "start the gateway: until then captured connections pass unseen"
+            } else {
+                "start the gateway: until then captured connections are refused"
+            },
         ));
     }
 }

@@ -5,9 +5,10 @@
 //! - bound: one cgroup per run, removed at the end
 //! - on failure: the command is not started
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
@@ -73,31 +74,65 @@ pub async fn run(args: &Args, context: &Context, out: &mut dyn Write) -> Result<
         return Err(CliError::Failed(text));
     }
     let dir = attachment.captured.join(job_name(args.job.as_deref())?);
-    let home = Membership::enter(dir)?;
-    let status = spawn_and_wait(args, ca_dir).await;
-    home.leave(out)?;
+    let job = Job::create(dir)?;
+    let status = spawn_and_wait(args, ca_dir, &job.dir).await;
+    job.end(out)?;
     let status = status?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-async fn spawn_and_wait(args: &Args, ca_dir: &Path) -> Result<std::process::ExitStatus, CliError> {
+/// Arguments of `weir enter`, which becomes the command.
+#[derive(Debug, clap::Args)]
+pub struct EnterArgs {
+    /// The job's cgroup.
+    #[arg(long)]
+    dir: PathBuf,
+    /// User to run the command as.
+    #[arg(long)]
+    user: Option<String>,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// Joins the job's cgroup and becomes the command: not one instruction of it runs outside, and nobody
+/// who is inside ever has to leave, which would be an alarm.
+///
+/// # Errors
+/// When the cgroup cannot be joined or the command not be started.
+pub fn enter(args: &EnterArgs) -> Result<Infallible, CliError> {
     let Some((program, rest)) = args.command.split_first() else {
         return Err(CliError::Failed("no command".into()));
     };
-    let mut command = Command::new(program);
-    command.args(rest).envs(trust::variables(ca_dir));
+    let mut command = std::process::Command::new(program);
+    command.args(rest);
     if let Some(name) = &args.user {
         let user = nix::unistd::User::from_name(name).ok().flatten();
         let user = user.ok_or_else(|| CliError::Failed(format!("no user {name:?}")))?;
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
+    cgroup::join(&args.dir, None)?;
+    let error = command.exec();
+    Err(CliError::Failed(format!("starting {}: {error}", program.to_string_lossy())))
+}
+
+async fn spawn_and_wait(
+    args: &Args,
+    ca_dir: &Path,
+    dir: &Path,
+) -> Result<std::process::ExitStatus, CliError> {
+    // This program again, in a process that has nothing to come back to.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("enter").arg("--dir").arg(dir);
+    if let Some(user) = &args.user {
+        command.arg("--user").arg(user);
+    }
+    command.arg("--").args(&args.command).envs(trust::variables(ca_dir));
     // A terminal sends SIGINT to the whole group: the command decides what it means.
     let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let named = |error: std::io::Error| {
-        CliError::Failed(format!("starting {}: {error}", program.to_string_lossy()))
-    };
-    let mut child = command.spawn().map_err(named)?;
+    let failed = |error| CliError::Failed(format!("starting a process: {error}"));
+    let mut child = command.spawn().map_err(failed)?;
     loop {
         tokio::select! {
             status = child.wait() => return Ok(status?),
@@ -128,25 +163,18 @@ fn job_name(given: Option<&str>) -> Result<String, CliError> {
     Ok(name.to_owned())
 }
 
-/// This process inside a job's cgroup. Children inherit it, so that not one instruction of the
-/// command runs outside.
-struct Membership {
+/// A job's cgroup, for the time of one run.
+struct Job {
     dir: PathBuf,
-    home: PathBuf,
 }
 
-impl Membership {
-    fn enter(dir: PathBuf) -> Result<Self, CliError> {
-        let own = std::fs::read_to_string("/proc/self/cgroup")?;
-        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-        let home = cgroup::mount()?.join(path);
+impl Job {
+    fn create(dir: PathBuf) -> Result<Self, CliError> {
         cgroup::create(&dir)?;
-        cgroup::join(&dir, None)?;
-        Ok(Self { dir, home })
+        Ok(Self { dir })
     }
 
-    fn leave(self, out: &mut dyn Write) -> Result<(), CliError> {
-        cgroup::join(&self.home, None)?;
+    fn end(self, out: &mut dyn Write) -> Result<(), CliError> {
         if !cgroup::remove(&self.dir)? {
             writeln!(out, "weir: processes of this job still run in {}", self.dir.display())?;
         }

@@ -12,9 +12,15 @@ use crate::sink::connect_reader;
 /// Lists sessions, newest first.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Only this job.
+    /// Only this job: its name on the host, or the provider's id of it.
     #[arg(long)]
     pub job: Option<String>,
+    /// Only jobs of this repository, with or without the id behind "#".
+    #[arg(long)]
+    pub repository: Option<String>,
+    /// Only this person: who logged in, or who started the job.
+    #[arg(long)]
+    pub person: Option<String>,
     /// Only sessions with activity since then: "15m" ago, or "2026-01-31T12:00:00Z".
     #[arg(long, value_name = "WHEN")]
     pub since: Option<String>,
@@ -30,6 +36,8 @@ pub struct Args {
 pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<(), QueryError> {
     let filter = sessions::Filter {
         job: args.job.clone(),
+        repository: args.repository.clone(),
+        person: args.person.clone(),
         since: point(args.since.as_deref())?,
         limit: args.limit,
     };
@@ -40,6 +48,10 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
         "SESSION",
         "JOB",
         "IDENTITY",
+        "KNOWN BY",
+        "REPOSITORY",
+        "RUN",
+        "ACTOR",
         "PROCESSES",
         "STARTED",
         "LAST",
@@ -54,6 +66,10 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
             session.session_id.to_string(),
             terminal::line(&session.job_id).into_owned(),
             terminal::line(&session.identity).into_owned(),
+            terminal::line(&known_by(session)).into_owned(),
+            terminal::line(&session.repository).into_owned(),
+            terminal::line(&session.run).into_owned(),
+            terminal::line(&session.actor).into_owned(),
             terminal::line(&session.processes.join(" ")).into_owned(),
             when::show(WallUs(session.started_us)),
             when::show(WallUs(session.last_us)),
@@ -68,4 +84,13 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
         writeln!(out, "{}", table.trim_fmt())?;
     }
     Ok(())
+}
+
+/// `github_oidc, fork`; a user of the host is only `uid`.
+fn known_by(session: &sessions::Session) -> String {
+    let (method, confidence) = (&session.identity_method, &session.identity_confidence);
+    if confidence.is_empty() || confidence == method {
+        return method.clone();
+    }
+    format!("{method}, {confidence}")
 }

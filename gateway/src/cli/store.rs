@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 
+use super::account::Account;
 use super::{CliError, Context};
 use crate::store;
 
@@ -26,5 +27,11 @@ pub fn run(args: &Args, context: &Context) -> Result<Infallible, CliError> {
     if args.with_parent {
         super::die_with_parent()?;
     }
-    Ok(store::run(&context.config()?.store)?)
+    let config = context.config()?;
+    // A store that is root lets the gateway's account in; another shares its group with it.
+    let gateway = match nix::unistd::geteuid().is_root() {
+        true => Some(Account::of(&config)?.uid.as_raw()),
+        false => None,
+    };
+    Ok(store::run(&config.store, gateway)?)
 }

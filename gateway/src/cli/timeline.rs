@@ -4,10 +4,12 @@ use std::io::Write;
 
 use crate::clock::{SystemClock, WallUs};
 use crate::config::Config;
+use crate::query::group::{self, By};
+use crate::query::timeline::Event;
 use crate::query::{QueryError, terminal, timeline, when};
 use crate::sink::connect_reader;
 
-/// Shows exchanges, refused and undecrypted flows, and gaps, oldest first.
+/// Shows exchanges, refused and undecrypted flows, alarms and gaps, oldest first.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Only processes of this name.
@@ -16,9 +18,21 @@ pub struct Args {
     /// Only this process id.
     #[arg(long)]
     pub pid: Option<u32>,
-    /// Only this job.
+    /// Only this job: its name on the host, or the provider's id of it.
     #[arg(long)]
     pub job: Option<String>,
+    /// Only jobs of this repository, with or without the id behind "#".
+    #[arg(long)]
+    pub repository: Option<String>,
+    /// Only jobs that this account started.
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// Only this person: who logged in, or who started the job.
+    #[arg(long)]
+    pub person: Option<String>,
+    /// Puts the events of each job or person together, under a title.
+    #[arg(long, value_enum)]
+    pub by: Option<By>,
     /// Only this session: its id, or the beginning of it.
     #[arg(long)]
     pub session: Option<String>,
@@ -48,6 +62,9 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
         process: args.process.clone(),
         pid: args.pid,
         job: args.job.clone(),
+        repository: args.repository.clone(),
+        actor: args.actor.clone(),
+        person: args.person.clone(),
         session: args.session.clone(),
         host: args.host.clone(),
         since: point(args.since.as_deref())?,
@@ -56,9 +73,25 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
     };
     let client = connect_reader(&config.store)?;
     let events = timeline::timeline(&client, &filter).await?;
-    let who: Vec<String> = events.iter().map(who).collect();
-    let width = who.iter().map(|w| w.chars().count()).max().unwrap_or(0).min(40);
-    for (event, who) in events.iter().zip(&who) {
+    let Some(by) = args.by else { return lines(&events, args.ids, out) };
+    for (i, (title, events)) in group::events(events, by).into_iter().enumerate() {
+        let gap = if i == 0 { "" } else { "\n" };
+        writeln!(out, "{gap}== {}", terminal::line(&title))?;
+        lines(&events, args.ids, out)?;
+    }
+    Ok(())
+}
+
+/// Columns are as wide as their widest text, up to this.
+const MAX_WIDTH: usize = 40;
+
+fn lines(events: &[Event], with_ids: bool, out: &mut dyn Write) -> Result<(), QueryError> {
+    let named: Vec<(String, String)> = events.iter().map(|e| (who(e), process(e))).collect();
+    let width = |text: fn(&(String, String)) -> &String| {
+        named.iter().map(|n| text(n).chars().count()).max().unwrap_or(0).min(MAX_WIDTH)
+    };
+    let (wide, wide_process) = (width(|n| &n.0), width(|n| &n.1));
+    for (event, (who, process)) in events.iter().zip(&named) {
         let at = when::show(WallUs(event.at_us));
         let mark = match event.severity.as_str() {
             "info" => ' ',
@@ -67,8 +100,8 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
         };
         let summary = terminal::line(&event.summary);
         let kind = terminal::line(&event.event);
-        write!(out, "{at} {mark} {who:<width$}  {kind:<8}  {summary}")?;
-        if args.ids && !event.exchange_id.is_nil() {
+        write!(out, "{at} {mark} {who:<wide$}  {process:<wide_process$}  {kind:<8}  {summary}")?;
+        if with_ids && !event.exchange_id.is_nil() {
             write!(out, "  {}", event.exchange_id)?;
         }
         writeln!(out)?;
@@ -76,7 +109,15 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
     Ok(())
 }
 
-fn who(event: &timeline::Event) -> String {
+fn who(event: &Event) -> String {
+    let ended = if event.identity_state == "expired" { " (expired)" } else { "" };
+    match event.identity.as_str() {
+        "" => "-".to_owned(),
+        name => format!("{}{ended}", terminal::line(name)),
+    }
+}
+
+fn process(event: &Event) -> String {
     match event.pid {
         0 => "-".to_owned(),
         pid => format!("{}[{pid}]", terminal::line(&event.process)),

@@ -67,8 +67,13 @@ const WITH_BUNDLE: [&str; 15] = [
 ///
 /// `NODE_OPTIONS` is never set: Node 20 refuses to start with an option it does not know.
 pub fn variables(ca_dir: &Path) -> Vec<(&'static str, String)> {
-    let bundle = bundle_path(ca_dir).to_string_lossy().into_owned();
-    let ca = ca_dir.join("ca.pem").to_string_lossy().into_owned();
+    variables_of(&bundle_path(ca_dir), &ca_dir.join("ca.pem"))
+}
+
+/// The same, for files that are elsewhere: in a container.
+pub fn variables_of(bundle: &Path, ca: &Path) -> Vec<(&'static str, String)> {
+    let bundle = bundle.to_string_lossy().into_owned();
+    let ca = ca.to_string_lossy().into_owned();
     let mut all: Vec<_> = WITH_BUNDLE.into_iter().map(|name| (name, bundle.clone())).collect();
     // These add to the client's store instead of replacing it.
     all.push(("NODE_EXTRA_CA_CERTS", ca.clone()));

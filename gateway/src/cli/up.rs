@@ -1,6 +1,7 @@
-//! `weir up`: attach, store and gateway as one foreground process tree.
+//! `weir up`: attach, store, gateway and, where enabled, the docker proxy as one process tree in the
+//! foreground.
 //!
-//! - input: the configuration
+//! - input: the configuration; SIGHUP to take over from a running gateway
 //! - output: a status line per part, then `weir is up`
 //! - bound: a part that ends is started again after a growing pause, up to 30 s
 //! - on failure: everything that was started is stopped and detached
@@ -9,33 +10,27 @@
 //! are refused by the kernel.
 
 use std::io::Write;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::process::Child;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use super::{CliError, Context, attach};
 use crate::config::Config;
 
-const START_TIME: Duration = Duration::from_secs(60);
-const STOP_TIME: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
+mod part;
+
+use part::{Kind, Part, Parts};
+
+/// How often ended parts are looked for.
+const LOOK: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Arguments of `weir up`.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
-
-/// One child process: `weir store` or `weir gateway`.
-struct Part {
-    name: &'static str,
-    child: Child,
-    pause: Duration,
-}
 
 /// Runs until SIGINT or SIGTERM.
 ///
@@ -43,11 +38,16 @@ struct Part {
 /// When a part cannot be started.
 pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
     let config = context.config()?;
-    let (captured, adopted) = attach::attach(&config)?;
+    let parts = Parts::new(context, &config)?;
+    // In a process of its own: what loading the programs takes is given back when it ends.
+    let adopted = parts.attach().await?;
     let how = if adopted { "taken over at" } else { "attached to" };
-    writeln!(out, "capture   {how} {}", captured.display())?;
+    writeln!(out, "capture   {how} {}", config.capture.cgroup.display())?;
+    if config.capture.danger_fail_open {
+        writeln!(out, "{}", attach::FAILS_OPEN)?;
+    }
     let mut started = false;
-    let served = serve(context, &config, out, &mut started).await;
+    let served = serve(&parts, &config, out, &mut started).await;
     if adopted && !started {
         // Another `weir up` may be using these hooks: they are not ours to remove.
         return served;
@@ -61,79 +61,150 @@ pub async fn run(_args: &Args, context: &Context, out: &mut dyn Write) -> Result
 }
 
 async fn serve(
-    context: &Context,
+    parts: &Parts,
     config: &Config,
     out: &mut dyn Write,
     started: &mut bool,
 ) -> Result<(), CliError> {
-    let mut parts = Vec::new();
+    let mut tree = Tree::default();
     let result = async {
-        let mut stop = Stop::new()?;
+        let mut asked = Asked::new()?;
         if config.store.url.is_none() {
-            parts.push(start("store", context, &config.store.socket).await?);
+            tree.running.push(parts.start(Kind::Store).await?);
             writeln!(out, "store     embedded, {}", config.store.data_dir.display())?;
         } else {
             writeln!(out, "store     {}", config.store.url.as_deref().unwrap_or_default())?;
         }
-        parts.push(start("gateway", context, &config.admin.socket).await?);
+        tree.running.push(parts.start(Kind::Guard).await?);
+        tree.running.push(parts.start(Kind::Gateway).await?);
         *started = true;
+        if config.docker.enabled {
+            tree.running.push(parts.start(Kind::DockerProxy).await?);
+            writeln!(out, "docker    {}", config.docker.listen.display())?;
+        }
         let port = config.gateway.port;
         writeln!(out, "gateway   127.0.0.1:{port} and [::1]:{port}")?;
         writeln!(out, "try       weir run -- curl https://example.com/")?;
         writeln!(out, "weir is up")?;
         out.flush()?;
-        watch(&mut parts, &mut stop, context, config).await
+        watch(&mut tree, &mut asked, parts, out).await
     }
     .await;
-    // The gateway first, so that its last records find the store.
-    for part in parts.iter_mut().rev() {
-        finish(part).await;
+    tree.finish().await;
+    for socket in sockets(config) {
+        // The gateway's, whose directory it may not be able to write to.
+        drop(std::fs::remove_file(socket));
     }
     result
 }
 
-/// SIGINT and SIGTERM.
-struct Stop {
-    int: tokio::signal::unix::Signal,
-    term: tokio::signal::unix::Signal,
+fn sockets(config: &Config) -> [PathBuf; 4] {
+    let admin = config.admin.socket.clone();
+    [admin, config.handover_socket(), config.guard_socket(), config.orders_socket()]
 }
 
-impl Stop {
-    fn new() -> Result<Self, CliError> {
-        Ok(Self { int: signal(SignalKind::interrupt())?, term: signal(SignalKind::terminate())? })
+/// What runs.
+#[derive(Default)]
+struct Tree {
+    running: Vec<Part>,
+    /// Gateways that end their flows after a newer one took over.
+    draining: Vec<Child>,
+}
+
+impl Tree {
+    /// The gateways first, so that their last records find the store.
+    async fn finish(&mut self) {
+        for child in &mut self.draining {
+            part::stop("older gateway", child).await;
+        }
+        for part in self.running.iter_mut().rev() {
+            part::stop(part.kind.name(), &mut part.child).await;
+        }
     }
 
-    async fn asked(&mut self) {
+    /// Forgets the older gateways that have ended.
+    fn reap(&mut self) {
+        self.draining.retain_mut(|child| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(status)) if status.success() => false,
+            ended => {
+                tracing::warn!(?ended, "an older gateway did not end in order");
+                false
+            }
+        });
+    }
+}
+
+/// SIGINT and SIGTERM, and SIGHUP.
+struct Asked {
+    int: Signal,
+    term: Signal,
+    hup: Signal,
+}
+
+impl Asked {
+    fn new() -> Result<Self, CliError> {
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.int.recv() => {}
             _ = self.term.recv() => {}
         }
     }
+
+    /// True to stop, false to take over.
+    async fn any(&mut self) -> bool {
+        tokio::select! {
+            _ = self.int.recv() => true,
+            _ = self.term.recv() => true,
+            _ = self.hup.recv() => false,
+        }
+    }
 }
 
-/// Starts parts again when they end, until asked to stop.
+/// Starts parts again when they end, and newer gateways when asked to, until asked to stop.
 async fn watch(
-    parts: &mut [Part],
-    stop: &mut Stop,
-    context: &Context,
-    config: &Config,
+    tree: &mut Tree,
+    asked: &mut Asked,
+    parts: &Parts,
+    out: &mut dyn Write,
 ) -> Result<(), CliError> {
     loop {
         tokio::select! {
-            () = stop.asked() => return Ok(()),
-            () = sleep(Duration::from_millis(200)) => {}
+            stop = asked.any() => {
+                if stop {
+                    return Ok(());
+                }
+                tokio::select! {
+                    renewed = renew(tree, parts) => match renewed {
+                        Ok(()) => writeln!(out, "gateway   taken over by a newer one")?,
+                        Err(error) => {
+                            tracing::error!(%error, "the gateway goes on as it was");
+                            writeln!(out, "gateway   not taken over: {error}")?;
+                        }
+                    },
+                    () = asked.stop() => return Ok(()),
+                }
+                out.flush()?;
+            }
+            () = sleep(LOOK) => {}
         }
-        for part in parts.iter_mut() {
+        tree.reap();
+        for part in &mut tree.running {
             let Some(status) = part.child.try_wait()? else { continue };
-            tracing::error!(part = part.name, %status, "part ended and is started again");
+            tracing::error!(part = part.kind.name(), %status, "part ended and is started again");
             tokio::select! {
-                () = stop.asked() => return Ok(()),
+                () = asked.stop() => return Ok(()),
                 () = sleep(part.pause) => {}
             }
             let pause = (part.pause * 2).min(MAX_PAUSE);
-            let socket =
-                if part.name == "store" { &config.store.socket } else { &config.admin.socket };
-            match start(part.name, context, socket).await {
+            match parts.start(part.kind).await {
                 Ok(again) => *part = Part { pause, ..again },
                 Err(error) => {
                     tracing::error!(%error, "not started");
@@ -144,44 +215,26 @@ async fn watch(
     }
 }
 
-/// Starts `weir NAME` and waits until its socket answers.
-async fn start(name: &'static str, context: &Context, socket: &Path) -> Result<Part, CliError> {
-    // Its answer would pass for our child's, and at the end we would detach what is not ours.
-    if UnixStream::connect(socket).await.is_ok() {
-        let text = format!("weir {name} is running already: {} answers", socket.display());
-        return Err(CliError::Failed(text));
+/// Replaces the programs and the gateway by those of the binary that is installed now. Until the
+/// newer gateway accepts, the older one does.
+async fn renew(tree: &mut Tree, parts: &Parts) -> Result<(), CliError> {
+    let mut guard = tree.running.iter_mut().find(|part| part.kind == Kind::Guard);
+    if let Some(guard) = &mut guard {
+        // It would put everything back as its own configuration wants it.
+        part::stop("guard", &mut guard.child).await;
     }
-    let exe = std::env::current_exe()?;
-    let mut command = Command::new(exe);
-    command.arg(name).arg("--with-parent").stdin(Stdio::null()).kill_on_drop(true);
-    if let Some(path) = context.config_path() {
-        command.arg("--config").arg(path);
+    let attached = parts.attach().await;
+    if let Some(guard) = guard {
+        *guard = parts.start(Kind::Guard).await?;
     }
-    let mut child = command.spawn()?;
-    let deadline = Instant::now() + START_TIME;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Err(CliError::Failed(format!("weir {name} ended at once: {status}")));
+    attached?;
+    let newer = parts.start(Kind::Successor).await?;
+    for part in &mut tree.running {
+        if part.kind == Kind::Gateway {
+            let older = std::mem::replace(part, Part { kind: Kind::Gateway, ..newer });
+            tree.draining.push(older.child);
+            break;
         }
-        if UnixStream::connect(socket).await.is_ok() {
-            return Ok(Part { name, child, pause: Duration::from_millis(500) });
-        }
-        if Instant::now() > deadline {
-            drop(child.kill().await);
-            return Err(CliError::Failed(format!("weir {name} did not become ready in time")));
-        }
-        sleep(POLL).await;
     }
-}
-
-async fn finish(part: &mut Part) {
-    let Some(id) = part.child.id().and_then(|id| i32::try_from(id).ok()) else { return };
-    let pid = nix::unistd::Pid::from_raw(id);
-    if let Err(error) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM) {
-        tracing::warn!(part = part.name, %error, "asking a part to stop");
-    }
-    if timeout(STOP_TIME, part.child.wait()).await.is_err() {
-        tracing::error!(part = part.name, "part did not stop in time and is killed");
-        drop(part.child.kill().await);
-    }
+    Ok(())
 }

@@ -11,6 +11,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+mod identity;
+
+pub use identity::{ClaimValues, Identity, IdentityIssuer, IssuerKind, Require};
+
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +29,8 @@ pub struct Raw {
     pub tls: Tls,
     /// The resolver of captured processes.
     pub dns: Dns,
+    /// Whose tokens are believed.
+    pub identity: Identity,
     /// Flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.
@@ -35,6 +41,10 @@ pub struct Raw {
     pub store: Store,
     /// Health and metrics.
     pub admin: Admin,
+    /// The OCI runtime (`weir oci-runtime`), see `docs/docker.md`.
+    pub containers: Containers,
+    /// The proxy before Docker's socket (`weir docker-proxy`), see `docs/docker.md`.
+    pub docker: Docker,
 }
 
 /// `[host]`
@@ -68,12 +78,20 @@ pub struct Capture {
     /// Let DNS over UDP (port 53) of sockets leave that were connected before weir attached; later
     /// ones go to the resolver. Default: `false`.
     pub allow_dns: bool,
-    /// Network devices that get a filter against packet sockets; `"*"` is all but loopback, as
-    /// they are when weir attaches. Default: `["*"]`.
+    /// Network devices that get a filter against packet sockets; `"*"` is all but loopback. Those
+    /// that appear later get it by `weir attach --repair`. Default: `["*"]`.
     pub devices: Vec<String>,
     /// Guard the network namespace with an nftables table, too. Default: `true`; where nft is
     /// missing this layer is reported as not active.
     pub nftables: bool,
+    /// DANGEROUS. While no gateway is alive (no beat for 2 s, or none ever), captured TCP connects
+    /// and DNS pass unseen instead of being refused; only their number is recorded. Turns the
+    /// nftables table off. Default: `false`: everything is refused without a gateway.
+    pub danger_fail_open: bool,
+    /// Bridges of this host whose containers can be captured, such as `["docker0"]`. Everything that
+    /// arrives by them and is not TCP to the gateway or DNS to the resolver is refused. Needs nft and
+    /// ip. Default: none. At most 64.
+    pub bridges: Vec<String>,
 }
 
 impl Default for Capture {
@@ -86,6 +104,8 @@ impl Default for Capture {
             allow_dns: false,
             devices: vec!["*".into()],
             nftables: true,
+            danger_fail_open: false,
+            bridges: Vec::new(),
         }
     }
 }
@@ -100,6 +120,9 @@ pub struct Gateway {
     /// concurrent connections as there are ephemeral ports (28232 by default). Default: 4.
     /// Range: 1 to 64.
     pub addresses: u16,
+    /// User that it runs under, with no capability. Default: `weir`, or where that user does not
+    /// exist a number from 64800 on that nobody has. `root` keeps the user id 0.
+    pub user: Option<String>,
     /// Worker threads. Default: 0, one per core. Range: 0 to 256.
     pub workers: usize,
     /// Concurrent flows; further ones are refused and counted. Default: 16384. Range: 1 to 200000.
@@ -116,6 +139,9 @@ pub struct Gateway {
     pub connect_timeout: String,
     /// What open flows get at shutdown. Default: `"10s"`. Range: 0 to 1 h.
     pub drain_timeout: String,
+    /// What open flows of a gateway get after a newer one has taken its place. Default: `"10m"`.
+    /// Range: 0 to 24 h.
+    pub handover_timeout: String,
 }
 
 impl Default for Gateway {
@@ -123,6 +149,7 @@ impl Default for Gateway {
         Self {
             port: 15443,
             addresses: 4,
+            user: None,
             workers: 0,
             max_connections: 16_384,
             handshake_timeout: "10s".into(),
@@ -130,6 +157,7 @@ impl Default for Gateway {
             idle_timeout: "15m".into(),
             connect_timeout: "10s".into(),
             drain_timeout: "10s".into(),
+            handover_timeout: "10m".into(),
         }
     }
 }
@@ -346,5 +374,56 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { socket: "/run/weir/admin.sock".into() }
+    }
+}
+
+/// `[containers]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Containers {
+    /// The real OCI runtime, runc or crun. Default: the first `runc` in `PATH`, `/usr/sbin`,
+    /// `/usr/bin`, `/usr/local/sbin`, `/usr/local/bin`.
+    pub runtime: Option<PathBuf>,
+    /// Mount the bundle with weir's CA over the system bundles that an image has, for programs that
+    /// read no environment variable. Default: `true`.
+    pub system_bundle: bool,
+    /// Leave `CAP_NET_RAW` to containers that have it. The hooks of a cgroup do not see what a packet
+    /// socket sends. Default: `false`.
+    pub net_raw: bool,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self { runtime: None, system_bundle: true, net_raw: false }
+    }
+}
+
+/// `[docker]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Docker {
+    /// Whether `weir up` starts the proxy. Default: `false`.
+    pub enabled: bool,
+    /// Socket of the proxy: what captured jobs use. Default: `/run/weir/docker.sock`.
+    pub listen: PathBuf,
+    /// Group that may use it, by name. Default: root only.
+    pub group: Option<String>,
+    /// Docker's own socket, which captured jobs must not be able to open. Default:
+    /// `/run/docker.sock`.
+    pub upstream: PathBuf,
+    /// Directories of the host that captured jobs must not mount into a container, beside those that
+    /// `docs/docker.md` lists. Default: none.
+    pub protect: Vec<PathBuf>,
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            listen: "/run/weir/docker.sock".into(),
+            group: None,
+            upstream: "/run/docker.sock".into(),
+            protect: Vec::new(),
+        }
     }
 }

@@ -81,3 +81,12 @@ fn dns_servers_and_names_are_checked() {
     assert_eq!(problems.len(), 7, "{problems:?}");
     assert!(Config::parse("[policy]\ndns_check = \"sometimes\"\n").is_err());
 }
+
+#[test]
+fn bridges_are_device_names() {
+    let parse = |name: &str| Config::parse(&format!("[capture]\nbridges = [{name:?}]"));
+    assert_eq!(parse("br-0a1b2c3d4e5f").unwrap().capture.bridges, ["br-0a1b2c3d4e5f"]);
+    for bad in ["", "-x", "a b", "a\"; drop", "a,b", "sixteen-chars-xx"] {
+        assert!(parse(bad).unwrap_err().to_string().contains("capture.bridges[0]"), "{bad:?}");
+    }
+}

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use super::{Config, DnsCheck, FlowRule, HostPattern, Net, raw, units};
 
+mod identity;
+
 /// Collects problems instead of stopping at the first.
 #[derive(Default)]
 struct Problems(Vec<String>);
@@ -31,6 +33,7 @@ pub fn validate(raw: &raw::Raw) -> Result<Config, Vec<String>> {
         gateway: gateway(&raw.gateway, &mut p),
         tls: tls(&raw.tls, &mut p),
         dns: dns(&raw.dns, raw.gateway.port, &mut p),
+        identity: identity::checked(&raw.identity, &mut p),
         policy: super::Policy {
             plain_http: rule(raw.policy.plain_http),
             opaque_tcp: rule(raw.policy.opaque_tcp),
@@ -44,6 +47,8 @@ pub fn validate(raw: &raw::Raw) -> Result<Config, Vec<String>> {
         spool: spool(&raw.spool, &mut p),
         store: store(&raw.store, &mut p),
         admin: super::Admin { socket: raw.admin.socket.clone() },
+        containers: containers(&raw.containers, &mut p),
+        docker: docker(&raw.docker, &mut p),
     };
     if p.0.is_empty() { Ok(config) } else { Err(p.0) }
 }
@@ -160,6 +165,14 @@ fn capture(raw: &raw::Capture, p: &mut Problems) -> super::Capture {
             Err(what) => p.add(&format!("capture.exclude[{i}]"), what),
         }
     }
+    p.count("capture.bridges", raw.bridges.len(), 0, 64);
+    for (i, name) in raw.bridges.iter().enumerate() {
+        // They become part of nft's and ip's programs.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 15 || !name.chars().all(plain) || name.starts_with('-') {
+            p.add(&format!("capture.bridges[{i}]"), format!("{name:?} is not a device name"));
+        }
+    }
     super::Capture {
         cgroup: raw.cgroup.clone(),
         gateway_cgroup: raw.gateway_cgroup.clone(),
@@ -168,6 +181,8 @@ fn capture(raw: &raw::Capture, p: &mut Problems) -> super::Capture {
         allow_dns: raw.allow_dns,
         devices: raw.devices.clone(),
         nftables: raw.nftables,
+        danger_fail_open: raw.danger_fail_open,
+        bridges: raw.bridges.clone(),
     }
 }
 
@@ -202,7 +217,14 @@ fn gateway(raw: &raw::Gateway, p: &mut Problems) -> super::Gateway {
         head_timeout: p.duration("gateway.head_timeout", &raw.head_timeout, "100ms", "1h"),
         idle_timeout: p.duration("gateway.idle_timeout", &raw.idle_timeout, "1s", "24h"),
         connect_timeout: p.duration("gateway.connect_timeout", &raw.connect_timeout, "100ms", "5m"),
+        user: raw.user.clone(),
         drain_timeout: p.duration("gateway.drain_timeout", &raw.drain_timeout, "0s", "1h"),
+        handover_timeout: p.duration(
+            "gateway.handover_timeout",
+            &raw.handover_timeout,
+            "0s",
+            "24h",
+        ),
     }
 }
 
@@ -213,6 +235,40 @@ fn tls(raw: &raw::Tls, p: &mut Problems) -> super::Tls {
         extra_roots: raw.extra_roots.clone(),
         passthrough,
         leaf_lifetime: p.duration("tls.leaf_lifetime", &raw.leaf_lifetime, "1h", "30d"),
+    }
+}
+
+fn containers(raw: &raw::Containers, p: &mut Problems) -> super::Containers {
+    if raw.runtime.as_ref().is_some_and(|path| !path.is_absolute()) {
+        p.add("containers.runtime", "must be an absolute path");
+    }
+    super::Containers {
+        runtime: raw.runtime.clone(),
+        system_bundle: raw.system_bundle,
+        net_raw: raw.net_raw,
+    }
+}
+
+fn docker(raw: &raw::Docker, p: &mut Problems) -> super::Docker {
+    for (key, path) in [("docker.listen", &raw.listen), ("docker.upstream", &raw.upstream)] {
+        if !path.is_absolute() {
+            p.add(key, "must be an absolute path");
+        }
+    }
+    if raw.listen == raw.upstream {
+        p.add("docker.listen", "must not be docker.upstream");
+    }
+    for (i, path) in raw.protect.iter().enumerate() {
+        if !path.is_absolute() {
+            p.add(&format!("docker.protect[{i}]"), "must be an absolute path");
+        }
+    }
+    super::Docker {
+        enabled: raw.enabled,
+        listen: raw.listen.clone(),
+        group: raw.group.clone(),
+        upstream: raw.upstream.clone(),
+        protect: raw.protect.clone(),
     }
 }
 

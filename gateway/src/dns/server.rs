@@ -10,6 +10,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::forward::framed;
-use super::{Resolver, Transport};
+use super::{Client, Resolver, Transport};
 use crate::limits;
 use crate::telemetry::Metrics;
 
@@ -77,6 +78,45 @@ impl Sockets {
         Ok(sockets)
     }
 
+    /// Opens the same port on more addresses: those of bridges, which may not be usable yet.
+    ///
+    /// # Errors
+    /// The operating system's answer.
+    pub fn open_also(&mut self, addresses: &[IpAddr]) -> io::Result<()> {
+        for addr in addresses {
+            let on = SocketAddr::new(*addr, self.addr.port());
+            self.tcp.push(listener(on)?);
+            self.udp.push(datagrams(on)?);
+        }
+        Ok(())
+    }
+
+    /// The descriptors, for another process or a copy.
+    pub fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        let tcp = self.tcp.into_iter().map(OwnedFd::from);
+        tcp.chain(self.udp.into_iter().map(OwnedFd::from))
+    }
+
+    /// What [`Sockets::into_descriptors`] gave.
+    ///
+    /// # Errors
+    /// When 127.0.0.1 is not among them.
+    pub fn from_descriptors(fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+        let mut addr = None;
+        for fd in fds {
+            let socket = Socket::from(fd);
+            let own = socket.local_addr()?.as_socket();
+            addr = addr.or(own.filter(|own| own.ip() == Ipv4Addr::LOCALHOST));
+            match socket.r#type()? {
+                Type::STREAM => tcp.push(socket.into()),
+                _ => udp.push(socket.into()),
+            }
+        }
+        let addr = addr.ok_or_else(|| io::Error::other("no resolver socket on 127.0.0.1"))?;
+        Ok(Self { addr, udp, tcp })
+    }
+
     /// Address on 127.0.0.1.
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -101,6 +141,8 @@ fn bind(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
+        // An IPv6 address is tentative until its device has a carrier.
+        socket.set_freebind_v6(true)?;
     }
     socket.bind(&addr.into())
 }
@@ -173,6 +215,7 @@ impl Server {
             if length > limits::MAX_DNS_UDP_BYTES {
                 self.metrics.dns_malformed_total.inc();
             } else if let Ok(place) = Arc::clone(&self.inflight).try_acquire_owned() {
+                let client = self.resolver.client(client, Some(raw));
                 self.datagram(Rc::clone(&socket), raw.to_vec(), client, place);
             } else {
                 // The client asks again; a flood costs nothing more than this.
@@ -185,15 +228,15 @@ impl Server {
         &self,
         socket: Rc<UdpSocket>,
         raw: Vec<u8>,
-        client: SocketAddr,
+        client: Client,
         place: OwnedSemaphorePermit,
     ) {
         let resolver = Rc::clone(&self.resolver);
         (self.spawn)(Box::pin(async move {
             let _place = place;
-            if let Some(reply) = resolver.answer(&raw, Transport::Udp, client).await {
+            if let Some(reply) = resolver.answer(&raw, Transport::Udp, &client).await {
                 // The client may be gone.
-                drop(socket.send_to(&reply, client).await);
+                drop(socket.send_to(&reply, client.addr).await);
             }
         }));
     }
@@ -216,6 +259,7 @@ impl Server {
                         continue;
                     };
                     let server = self.clone();
+                    let client = self.resolver.client(client, None);
                     (self.spawn)(Box::pin(async move {
                         let _place = place;
                         if let Err(error) = server.connection(stream, client).await {
@@ -228,7 +272,7 @@ impl Server {
     }
 
     /// Answers the queries of one connection, one after the other.
-    async fn connection(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+    async fn connection(&self, mut stream: TcpStream, client: Client) -> io::Result<()> {
         stream.set_nodelay(true)?;
         loop {
             let read = tokio::time::timeout(limits::DNS_IDLE, message(&mut stream));
@@ -242,7 +286,7 @@ impl Server {
             let Some(raw) = raw else { return Ok(()) };
             let place = Arc::clone(&self.inflight).acquire_owned().await;
             let _place = place.map_err(io::Error::other)?;
-            let Some(reply) = self.resolver.answer(&raw, Transport::Tcp, client).await else {
+            let Some(reply) = self.resolver.answer(&raw, Transport::Tcp, &client).await else {
                 return Ok(());
             };
             let reply = framed(&reply)?;

@@ -17,6 +17,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::HttpError;
@@ -43,7 +44,8 @@ where
     }
 }
 
-/// Serves until the client or `shutdown` ends the connection.
+/// Serves until the client or `shutdown` ends the connection. A connection that has not asked
+/// for anything yet gets `limits::FIRST_REQUEST` to do so.
 ///
 /// # Errors
 /// See [`HttpError`].
@@ -60,7 +62,10 @@ where
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<ResponseBody>> + 'static,
 {
+    let asked = Arc::new(Notify::new());
+    let began = Arc::clone(&asked);
     let service = service_fn(move |request| {
+        began.notify_one();
         let response = handler(request);
         async move { Ok::<_, Infallible>(response.await) }
     });
@@ -71,6 +76,13 @@ where
             tokio::select! {
                 done = connection.as_mut() => done?,
                 () = shutdown.cancelled() => {
+                    // Closed before its first request, the client would see a failure that a new
+                    // connection does not excuse.
+                    tokio::select! {
+                        done = connection.as_mut() => return Ok(done?),
+                        () = asked.notified() => {}
+                        () = tokio::time::sleep(limits::FIRST_REQUEST) => {}
+                    }
                     connection.as_mut().graceful_shutdown();
                     connection.await?;
                 }

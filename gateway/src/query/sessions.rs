@@ -9,6 +9,7 @@ use clickhouse::Client;
 use uuid::Uuid;
 
 use super::QueryError;
+use super::timeline::{JOB, PERSON, REPOSITORY};
 use crate::clock::WallUs;
 
 /// Most sessions of one answer.
@@ -17,8 +18,12 @@ pub const MAX_LIMIT: u32 = 10_000;
 /// Which sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Job.
+    /// Job: its name on the host, or the provider's id of it.
     pub job: Option<String>,
+    /// Repository, with or without the id behind `#`.
+    pub repository: Option<String>,
+    /// Person: an identity as it is shown, a subject, or who started a job.
+    pub person: Option<String>,
     /// Something happened from here on.
     pub since: Option<WallUs>,
     /// At most so many.
@@ -35,6 +40,16 @@ pub struct Session {
     pub job_id: String,
     /// Who.
     pub identity: String,
+    /// How that is known.
+    pub identity_method: String,
+    /// How sure it is.
+    pub identity_confidence: String,
+    /// Repository.
+    pub repository: String,
+    /// Run of its workflow or pipeline.
+    pub run: String,
+    /// Who started it.
+    pub actor: String,
     /// Host that recorded it.
     pub host_id: String,
     /// Names of its processes.
@@ -61,14 +76,20 @@ pub struct Session {
 /// What ClickHouse answered.
 pub async fn sessions(client: &Client, filter: &Filter) -> Result<Vec<Session>, QueryError> {
     let mut conditions = vec!["1".to_owned()];
-    if filter.job.is_some() {
-        conditions.push("job_id = {job:String}".to_owned());
+    let texts = [
+        ("job", &filter.job, JOB),
+        ("repository", &filter.repository, REPOSITORY),
+        ("person", &filter.person, PERSON),
+    ];
+    for (_, _, condition) in texts.iter().filter(|(_, value, _)| value.is_some()) {
+        conditions.push((*condition).to_owned());
     }
     if let Some(since) = filter.since {
         conditions.push(format!("last >= fromUnixTimestamp64Micro({})", since.0));
     }
     let sql = format!(
-        "SELECT session_id, job_id, identity, host_id, processes, \
+        "SELECT session_id, job_id, identity, identity_method, identity_confidence, \
+         repository, run, actor, host_id, processes, \
          toUnixTimestamp64Micro(started) AS started_us, toUnixTimestamp64Micro(last) AS last_us, \
          flows, exchanges, up_bytes, down_bytes, errors FROM session_summary WHERE {} \
          ORDER BY last DESC, session_id LIMIT {}",
@@ -76,8 +97,10 @@ pub async fn sessions(client: &Client, filter: &Filter) -> Result<Vec<Session>, 
         filter.limit.clamp(1, MAX_LIMIT),
     );
     let mut query = client.query_raw(&sql);
-    if let Some(job) = &filter.job {
-        query = query.param("job", job);
+    for (name, value, _) in texts {
+        if let Some(value) = value {
+            query = query.param(name, value);
+        }
     }
     query.fetch_all::<Session>().await.map_err(QueryError::failed("reading the sessions"))
 }

@@ -32,6 +32,26 @@ pub struct Exchange {
     pub job_id: String,
     /// Who.
     pub identity: String,
+    /// How that is known, and how sure it is.
+    pub known_by: String,
+    /// Who vouches for it.
+    pub issuer: String,
+    /// Subject, as the issuer names it.
+    pub subject: String,
+    /// Groups of a person.
+    pub groups: Vec<String>,
+    /// Repository.
+    pub repository: String,
+    /// Workflow or pipeline.
+    pub workflow: String,
+    /// Run of it.
+    pub run: String,
+    /// Job of the run.
+    pub ci_job: String,
+    /// Who started it.
+    pub actor: String,
+    /// Runner or agent.
+    pub runner: String,
     /// Name of the process.
     pub process: String,
     /// Process id.
@@ -110,7 +130,9 @@ pub async fn exchange(client: &Client, id: &str) -> Result<Exchange, QueryError>
     let condition = id_condition("exchange_id", id)?;
     let sql = format!(
         "SELECT exchange_id, flow_id, session_id, toUnixTimestamp64Micro(ts) AS at_us, host_id, \
-         job_id, identity, process, pid, \
+         job_id, identity, arrayStringConcat(arrayFilter(x -> x != '', [toString(identity_method), \
+         toString(identity_confidence), toString(identity_state)]), ', ') AS known_by, issuer, \
+         subject, groups, repository, workflow, run, ci_job, actor, runner, process, pid, \
          concat(scheme, '://', dst_host, \
          if(dst_port = if(scheme = 'http', 80, 443), '', concat(':', toString(dst_port))), path, \
          if(query_masked = '', '', concat('?', query_masked))) AS url, method, \

@@ -21,8 +21,14 @@ pub struct Filter {
     pub process: Option<String>,
     /// Process id.
     pub pid: Option<u32>,
-    /// Job.
+    /// Job: its name on the host, or the provider's id of it.
     pub job: Option<String>,
+    /// Repository, with or without the id behind `#`.
+    pub repository: Option<String>,
+    /// Who started the job, as the provider names them.
+    pub actor: Option<String>,
+    /// Person: an identity as it is shown, a subject, or who started a job.
+    pub person: Option<String>,
     /// Session id, or its beginning.
     pub session: Option<String>,
     /// Destination host; `*.name` for all below.
@@ -36,11 +42,11 @@ pub struct Filter {
 }
 
 /// One line of the timeline.
-#[derive(Clone, Debug, PartialEq, Eq, clickhouse::Row, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clickhouse::Row, serde::Deserialize)]
 pub struct Event {
     /// Microseconds since the Unix epoch.
     pub at_us: i64,
-    /// `exchange`, `flow` or `gap`.
+    /// `exchange`, `flow`, `dns`, `alarm` or `gap`.
     pub event: String,
     /// `info`, `warn` or `error`.
     pub severity: String,
@@ -52,6 +58,26 @@ pub struct Event {
     pub job_id: String,
     /// Who.
     pub identity: String,
+    /// How that is known.
+    pub identity_method: String,
+    /// How sure it is.
+    pub identity_confidence: String,
+    /// Whether its job or login has ended.
+    pub identity_state: String,
+    /// Who vouches for it.
+    pub issuer: String,
+    /// Subject, as the issuer names it.
+    pub subject: String,
+    /// Repository.
+    pub repository: String,
+    /// Workflow or pipeline.
+    pub workflow: String,
+    /// Run of it.
+    pub run: String,
+    /// Job of the run.
+    pub ci_job: String,
+    /// Who started it.
+    pub actor: String,
     /// Session.
     #[serde(with = "clickhouse::serde::uuid")]
     pub session_id: Uuid,
@@ -72,7 +98,8 @@ pub async fn timeline(client: &Client, filter: &Filter) -> Result<Vec<Event>, Qu
     let (conditions, params) = conditions(filter)?;
     let sql = format!(
         "SELECT toUnixTimestamp64Micro(ts) AS at_us, event, severity, process, pid, job_id, \
-         identity, session_id, exchange_id, toString(host_id) AS host_id, summary FROM timeline \
+         identity, identity_method, identity_confidence, identity_state, issuer, subject, \
+         repository, workflow, run, ci_job, actor, session_id, exchange_id, toString(host_id) AS host_id, summary FROM timeline \
          WHERE {} ORDER BY ts DESC, seq DESC LIMIT {}",
         conditions.join(" AND "),
         filter.limit.clamp(1, MAX_LIMIT),
@@ -87,15 +114,29 @@ pub async fn timeline(client: &Client, filter: &Filter) -> Result<Vec<Event>, Qu
     Ok(events)
 }
 
+/// A job by its name on the host, or by the provider's id.
+pub(super) const JOB: &str = "(job_id = {job:String} OR ci_job = {job:String})";
+/// A repository as it is recorded, or without the id behind it.
+pub(super) const REPOSITORY: &str = "(repository = {repository:String} OR startsWith(repository, concat({repository:String}, '#')))";
+/// A person who logged in or who started a job.
+pub(super) const PERSON: &str =
+    "(identity = {person:String} OR subject = {person:String} OR actor = {person:String})";
+
 type Conditions = (Vec<String>, Vec<(&'static str, String)>);
 
 fn conditions(filter: &Filter) -> Result<Conditions, QueryError> {
     let mut all = vec!["1".to_owned()];
     let mut params = Vec::new();
-    for (column, value) in [("process", &filter.process), ("job_id", &filter.job)] {
+    for (name, value, condition) in [
+        ("process", &filter.process, "process = {process:String}"),
+        ("job", &filter.job, JOB),
+        ("repository", &filter.repository, REPOSITORY),
+        ("actor", &filter.actor, "actor = {actor:String}"),
+        ("person", &filter.person, PERSON),
+    ] {
         if let Some(value) = value {
-            all.push(format!("{column} = {{{column}:String}}"));
-            params.push((column, value.clone()));
+            all.push(condition.to_owned());
+            params.push((name, value.clone()));
         }
     }
     if let Some(pid) = filter.pid {
@@ -155,6 +196,7 @@ mod tests {
             pid: Some(7),
             session: Some("0190".into()),
             host: Some("*.Example.com".into()),
+            repository: Some("acme/app".into()),
             since: Some(WallUs(5)),
             until: Some(WallUs(6)),
             ..Filter::default()
@@ -162,11 +204,13 @@ mod tests {
         let (all, params) = conditions(&filter).unwrap();
         assert_eq!(
             all.join(" AND "),
-            "1 AND process = {process:String} AND pid = 7 AND \
+            "1 AND process = {process:String} AND (repository = {repository:String} OR \
+             startsWith(repository, concat({repository:String}, '#'))) AND pid = 7 AND \
              startsWith(toString(session_id), '0190') AND endsWith(dst_host, {host:String}) AND \
              ts >= fromUnixTimestamp64Micro(5) AND ts < fromUnixTimestamp64Micro(6)"
         );
-        assert_eq!(params, [("process", "curl'".to_owned()), ("host", ".example.com".to_owned())]);
+        let want = [("process", "curl'"), ("repository", "acme/app"), ("host", ".example.com")];
+        assert_eq!(params, want.map(|(name, value)| (name, value.to_owned())));
     }
 
     #[test]

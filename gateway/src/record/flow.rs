@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::row::FlowRow;
+use super::row::{FlowRow, Ids};
 use super::{Record, RecordPermit};
 use crate::accept::wire::WireCount;
 use crate::capture::Captured;
@@ -57,8 +57,8 @@ impl OpenFlow {
             session_id: identity.session_id,
             job_id: Arc::clone(&identity.job_id),
             exec_id: Arc::clone(&identity.exec_id),
-            identity: Arc::clone(&identity.identity),
-            identity_src: "uid",
+            identity: Arc::clone(&identity.who.display),
+            identity_src: identity.who.method,
             pid: process.key.tgid,
             process: Arc::clone(&identity.process),
             exe: Arc::clone(&identity.exe),
@@ -86,6 +86,8 @@ impl OpenFlow {
             exchanges: 0,
             dur_us: 0,
             dns_check: "",
+            ids: Ids(Arc::clone(&identity.who)),
+            who: Arc::clone(&identity.who),
         };
         let permit = Cell::new(Some(permit));
         Self { row: RefCell::new(row), permit, count, started: Instant::now() }
@@ -112,7 +114,9 @@ impl OpenFlow {
             if row.outcome == "ok" {
                 row.outcome = error.outcome();
                 row.fault = error.fault().as_str();
-                row.detail = error.to_string();
+                let noted = std::mem::take(&mut row.detail);
+                let separator = if noted.is_empty() { "" } else { "; " };
+                row.detail = format!("{noted}{separator}{error}");
             }
         });
     }

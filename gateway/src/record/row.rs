@@ -46,15 +46,18 @@ pub enum Table {
     Heartbeats = 5,
     /// One row per question to the resolver.
     DnsQueries = 6,
+    /// What somebody should look at.
+    Alarms = 7,
 }
 
 impl Table {
     /// Every table, in the order in which a batch inserts them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bodies,
         Self::Exchanges,
         Self::Flows,
         Self::DnsQueries,
+        Self::Alarms,
         Self::Gaps,
         Self::Heartbeats,
     ];
@@ -68,6 +71,7 @@ impl Table {
             Self::Gaps => "gaps",
             Self::Heartbeats => "heartbeats",
             Self::DnsQueries => "dns_queries",
+            Self::Alarms => "alarms",
         }
     }
 
@@ -85,6 +89,7 @@ impl Table {
             Self::Gaps => GapRow::COLUMNS,
             Self::Heartbeats => HeartbeatRow::COLUMNS,
             Self::DnsQueries => DnsRow::COLUMNS,
+            Self::Alarms => AlarmRow::COLUMNS,
         }
     }
 
@@ -212,17 +217,40 @@ impl<K: Value, V: Value> Value for (K, V) {
     }
 }
 
-/// Declares a row: the producer's columns come first, then `ts`, `expires_at`, then its own.
+/// Declares a row: the producer's columns come first, then `ts`, `expires_at`, then its own. With
+/// `who`, those of [`who`] are the last.
 macro_rules! row {
+    ($(#[$doc:meta])* $name:ident = $table:ident, keep $retain:ident, who { $($own:tt)* }) => {
+        row! { $(#[$doc])* $name = $table, keep $retain { $($own)* } and {
+            /// Who the process acts for: shared by all rows of one identity.
+            who: std::sync::Arc<crate::identify::who::Who> = [
+                ("identity_method", "LowCardinality(String)"),
+                ("identity_confidence", "LowCardinality(String)"),
+                ("identity_state", "LowCardinality(String)"),
+                ("issuer", "LowCardinality(String)"),
+                ("subject", "String"),
+                ("groups", "Array(LowCardinality(String))"),
+                ("repository", "LowCardinality(String)"),
+                ("workflow", "LowCardinality(String)"),
+                ("run", "String"),
+                ("ci_job", "String"),
+                ("actor", "LowCardinality(String)"),
+                ("runner", "String"),
+            ]
+        } }
+    };
     ($(#[$doc:meta])* $name:ident = $table:ident, keep $retain:ident {
         $($(#[$fdoc:meta])* $field:ident: $ty:ty = $ch:literal,)*
-    }) => {
+    } $(and {
+        $(#[$gdoc:meta])* $group:ident: $gty:ty = [$($columns:expr,)*]
+    })?) => {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $name {
             /// When it began, microseconds since the Unix epoch.
             pub ts: i64,
             $($(#[$fdoc])* pub $field: $ty,)*
+            $($(#[$gdoc])* pub $group: $gty,)?
         }
 
         impl Row for $name {
@@ -236,6 +264,7 @@ macro_rules! row {
                 ("ts", "DateTime64(6, 'UTC')"),
                 ("expires_at", "DateTime('UTC')"),
                 $((stringify!($field), $ch),)*
+                $($($columns,)*)?
             ];
 
             fn encode(&self, producer: &Producer, seq: u64, out: &mut Vec<u8>) {
@@ -247,15 +276,22 @@ macro_rules! row {
                 self.ts.encode(out);
                 expiry(self.ts, producer.$retain).encode(out);
                 $(self.$field.encode(out);)*
+                $(self.$group.encode(out);)?
             }
         }
     };
 }
 
+mod alarm;
 mod dns;
+mod exchange;
 mod health;
+mod who;
+pub use alarm::AlarmRow;
 pub use dns::DnsRow;
+pub use exchange::{BodyRow, ExchangeRow};
 pub use health::{GapRow, HeartbeatRow};
+pub use who::Ids;
 
 /// Seconds since the epoch at which a row expires; saturates at the type's end (2106).
 fn expiry(ts_us: i64, retain_s: u32) -> u32 {
@@ -265,7 +301,7 @@ fn expiry(ts_us: i64, retain_s: u32) -> u32 {
 
 row! {
     /// One redirected connection, decrypted or not.
-    FlowRow = Flows, keep retain_metadata_s {
+    FlowRow = Flows, keep retain_metadata_s, who {
         /// UUIDv7.
         flow_id: Uuid = "UUID",
         /// The exchanges of one identity in one job or login.
@@ -276,7 +312,7 @@ row! {
         exec_id: std::sync::Arc<str> = "String",
         /// Who it is, as far as weir knows.
         identity: std::sync::Arc<str> = "LowCardinality(String)",
-        /// How weir knows: `uid` until OIDC identities arrive.
+        /// The same as `identity_method`, under its first name.
         identity_src: &'static str = "LowCardinality(String)",
         /// Thread group id.
         pid: u32 = "UInt32",
@@ -333,108 +369,8 @@ row! {
         /// `known`, `unknown` or `mismatch`: whether `sni` was resolved to `dst_ip`. Empty
         /// without a server name, and when nothing was checked.
         dns_check: &'static str = "LowCardinality(String)",
-    }
-}
-
-row! {
-    /// One request and its response.
-    ExchangeRow = Exchanges, keep retain_metadata_s {
-        /// UUIDv7.
-        exchange_id: Uuid = "UUID",
-        /// The connection that carried it.
-        flow_id: Uuid = "UUID",
-        /// The exchanges of one identity in one job or login.
-        session_id: Uuid = "UUID",
-        /// See [`FlowRow::job_id`].
-        job_id: std::sync::Arc<str> = "String",
-        /// See [`FlowRow::exec_id`].
-        exec_id: std::sync::Arc<str> = "String",
-        /// See [`FlowRow::identity`].
-        identity: std::sync::Arc<str> = "LowCardinality(String)",
-        /// See [`FlowRow::pid`].
-        pid: u32 = "UInt32",
-        /// See [`FlowRow::process`].
-        process: std::sync::Arc<str> = "LowCardinality(String)",
-        /// 1 http, 2 llm, 3 git, 4 registry, 5 tunnel, 6 mcp.
-        class: u8 = "Enum8('http' = 1, 'llm' = 2, 'git' = 3, 'registry' = 4, 'tunnel' = 5, 'mcp' = 6)",
-        /// `http` or `https`.
-        scheme: &'static str = "LowCardinality(String)",
-        /// Authority of the request without its port.
-        dst_host: std::sync::Arc<str> = "LowCardinality(String)",
-        /// Original destination address; IPv4 is v4-mapped.
-        dst_ip: Ipv6Addr = "IPv6",
-        /// Original destination port.
-        dst_port: u16 = "UInt16",
-        /// Downstream protocol: `h1`, `h2` or `ws`.
-        proto: &'static str = "LowCardinality(String)",
-        /// Upstream protocol, empty when upstream was never reached.
-        upstream_proto: &'static str = "LowCardinality(String)",
-        /// Request method.
-        method: String = "LowCardinality(String)",
-        /// Request path.
-        path: String = "String",
-        /// Query string with credential values masked.
-        query_masked: String = "String",
-        /// Response status that the client saw, 0 when there was none.
-        status: u16 = "UInt16",
-        /// 1 allow, 2 deny, 3 hold, 4 mask, 5 observe, 6 error.
-        decision: u8 = "Enum8('allow' = 1, 'deny' = 2, 'hold' = 3, 'mask' = 4, 'observe' = 5, 'error' = 6)",
-        /// The rule that decided.
-        rule_id: String = "LowCardinality(String)",
-        /// `ok` or the stable name of what went wrong.
-        outcome: &'static str = "LowCardinality(String)",
-        /// Whose doing, see [`FlowRow::fault`].
-        fault: &'static str = "LowCardinality(String)",
-        /// The error in words, without any payload.
-        detail: String = "String",
-        /// Request body bytes forwarded.
-        req_bytes: u64 = "UInt64",
-        /// Response body bytes forwarded.
-        resp_bytes: u64 = "UInt64",
-        /// From the request head to the response head, microseconds.
-        ttfb_us: u64 = "UInt64",
-        /// From the request head to the end of both bodies, microseconds.
-        dur_us: u64 = "UInt64",
-        /// Header fields with credential values masked, in wire order.
-        req_headers: Vec<(String, String)> = "Map(LowCardinality(String), String)",
-        /// See `req_headers`.
-        resp_headers: Vec<(String, String)> = "Map(LowCardinality(String), String)",
-        /// SHA-256 of the request body as forwarded, all zero when it did not end.
-        req_sha256: [u8; 32] = "FixedString(32)",
-        /// SHA-256 of the response body as forwarded, all zero when it did not end.
-        resp_sha256: [u8; 32] = "FixedString(32)",
-        /// 0 none, 1 full, 2 truncated at the cap, 3 dropped for want of space.
-        req_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3)",
-        /// See `req_body`.
-        resp_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3)",
-        /// Streamed responses: microseconds after the response head of each chunk.
-        chunk_us: Vec<u64> = "Array(UInt64)",
-        /// Streamed responses: bytes of each of those chunks.
-        chunk_bytes: Vec<u64> = "Array(UInt64)",
-    }
-}
-
-row! {
-    /// A piece of a recorded body.
-    BodyRow = Bodies, keep retain_bodies_s {
-        /// The exchange it belongs to.
-        exchange_id: Uuid = "UUID",
-        /// Its session.
-        session_id: Uuid = "UUID",
-        /// Its job.
-        job_id: std::sync::Arc<str> = "String",
-        /// 1 request, 2 response.
-        dir: u8 = "Enum8('request' = 1, 'response' = 2)",
-        /// Position of this piece, from 0.
-        chunk: u32 = "UInt32",
-        /// Number of pieces.
-        chunks: u32 = "UInt32",
-        /// `Content-Type` of the body.
-        content_type: String = "LowCardinality(String)",
-        /// `Content-Encoding` of the body; the bytes are as on the wire.
-        content_encoding: String = "LowCardinality(String)",
-        /// The bytes.
-        body: bytes::Bytes = "String",
+        /// Every id of the identity's token; exchanges of the flow find them here.
+        ids: Ids = "Map(LowCardinality(String), String)",
     }
 }
 

@@ -38,6 +38,8 @@ stats! {
     lost_written,
     /// Records sent after the shutdown.
     lost_at_shutdown,
+    /// Alarms that found no place in the queue; a summary tells them.
+    alarms_unqueued,
     /// Body rows left out for want of space.
     bodies_dropped,
     /// Bytes of those.

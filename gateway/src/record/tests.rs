@@ -13,6 +13,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::spool::fs::faulty::{Faults, FaultyFs};
 use crate::spool::reader::{Batch, Reader};
+use crate::spool::writer::Writer;
 
 fn config() -> Config {
     let mut config = Config::parse("").unwrap();
@@ -119,6 +120,7 @@ fn exchange() -> Box<ExchangeRow> {
         resp_body: 1,
         chunk_us: Vec::new(),
         chunk_bytes: Vec::new(),
+        who: std::sync::Arc::default(),
     })
 }
 
@@ -294,4 +296,20 @@ async fn a_full_spool_drops_bodies_first_then_refuses_then_tells_the_loss() {
     want.extend(lost.to_le_bytes());
     let told = batches(&disk).iter().any(|b| b.data.windows(16).any(|w| w == want));
     assert!(told, "{lost} lost, last number {seq}");
+}
+
+#[test]
+fn alarms_are_written_also_those_that_wait_at_the_end() {
+    let disk = FaultyFs::default();
+    let (recorder, thread) = begin(&disk, 1);
+    for _ in 0..3 {
+        recorder.alarm(Alarm::new("policy_reload_failed", Severity::Error, "line 3"));
+    }
+    thread.shutdown().unwrap();
+    let alarms: Vec<_> =
+        batches(&disk).into_iter().filter(|batch| batch.table == Table::Alarms).collect();
+    // The first, and its equals together.
+    assert_eq!(alarms.iter().map(|batch| batch.rows).sum::<u64>(), 2);
+    recorder.alarm(Alarm::new("too_late", Severity::Error, ""));
+    assert_eq!(recorder.stats().alarms_unqueued.load(Ordering::Relaxed), 1);
 }

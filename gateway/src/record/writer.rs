@@ -20,6 +20,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use uuid::Uuid;
 
+use super::alarm::{Alarm, Desk};
 use super::row::{BodyRow, ExchangeRow, GapRow, Row};
 use super::{Gate, Record, RecordError, RecordStats, Shared};
 use crate::clock::SharedClock;
@@ -94,6 +95,9 @@ pub(super) struct Work {
     /// Gap rows that the spool could not take yet.
     owed: VecDeque<GapRow>,
     sealed: u64,
+    desk: Desk,
+    /// Alarms without a place in the queue that the desk knows of.
+    unqueued: u64,
     closing: bool,
     _gate: CloseGate,
 }
@@ -114,6 +118,8 @@ impl Work {
             missing: None,
             owed: VecDeque::new(),
             sealed: 0,
+            desk: Desk::default(),
+            unqueued: 0,
             closing: false,
         }
     }
@@ -144,19 +150,7 @@ impl Work {
             RecordStats::add(&stats.recovered_cut_bytes, segment.cut_bytes);
         }
         RecordStats::add(&stats.recovered_quarantined, recovered.quarantined.len() as u64);
-        let cut = recovered.segments.iter().map(|s| s.cut_bytes).sum::<u64>();
-        for Crash { boot_id, last_seq } in recovered.crashed {
-            let first_seq = last_seq.map_or(0, |last| last.saturating_add(1));
-            tracing::warn!(%boot_id, first_seq, cut, "the last start did not end in order");
-            let detail = "the gateway did not end in order; later records may be missing".into();
-            let gap = self.gap(CAUSE_CRASH, boot_id, first_seq, 0, detail);
-            self.owe(gap);
-        }
-        for aside in recovered.quarantined {
-            let number = aside.number;
-            tracing::error!(number, reason = aside.reason, "a segment could not be read");
-            let detail = format!("segment {number} could not be read: {}", aside.reason);
-            let gap = self.gap(CAUSE_QUARANTINE, Uuid::nil(), 0, 0, detail);
+        for gap in recovered_gaps(recovered, &self.clock) {
             self.owe(gap);
         }
         if let Err(e) = self.spool.sync() {
@@ -230,6 +224,9 @@ impl Work {
         self.shared.set_gate(Gate::Closed);
         // no new ones can come: this ends
         while self.drain(&mut queue).0 == RUN {}
+        for row in self.desk.rest() {
+            self.append(&row);
+        }
         let permits = queue.max_capacity().saturating_sub(queue.capacity());
         if permits > 0 {
             let detail = "exchanges were open when the gateway stopped".into();
@@ -252,6 +249,25 @@ impl Work {
             Record::Gap(row) => self.append(&row),
             Record::Heartbeat(row) => self.append(row.as_ref()),
             Record::Dns(row) => self.append(row.as_ref()),
+            Record::Alarm(alarm) => self.write_alarm(*alarm),
+        }
+    }
+
+    fn write_alarm(&mut self, alarm: Alarm) {
+        if let Some(row) = self.desk.take(alarm, self.clock.wall(), self.clock.mono()) {
+            self.append(&row);
+        }
+    }
+
+    /// Rows of alarms whose time has come.
+    fn write_due_alarms(&mut self, now: Instant) {
+        let unqueued = self.shared.stats.alarms_unqueued.load(Ordering::Relaxed);
+        if unqueued > self.unqueued {
+            self.desk.lost(unqueued - self.unqueued, self.clock.wall(), now);
+            self.unqueued = unqueued;
+        }
+        for row in self.desk.due(now) {
+            self.append(&row);
         }
     }
 
@@ -302,6 +318,7 @@ impl Work {
     /// Lets the spool do what is due, and opens or closes the gate.
     fn tick(&mut self) -> Instant {
         let now = self.clock.mono();
+        self.write_due_alarms(now);
         let was_failed = self.spool.failure().is_some();
         let result = self.spool.tick(now);
         let failed = self.spool.failure().is_some();
@@ -361,16 +378,7 @@ impl Work {
     }
 
     fn gap(&self, cause: u8, boot: Uuid, first_seq: u64, records: u64, detail: String) -> GapRow {
-        GapRow {
-            ts: self.clock.wall().0,
-            cause,
-            gap_boot_id: boot,
-            first_seq,
-            last_seq: 0,
-            records,
-            bytes: 0,
-            detail,
-        }
+        gap(&self.clock, cause, boot, first_seq, records, detail)
     }
 
     fn publish(&mut self) {
@@ -388,6 +396,44 @@ impl Work {
         let sealed = self.spool.sealed_segments();
         RecordStats::add(&stats.segments_sealed, sealed.saturating_sub(self.sealed));
         self.sealed = sealed;
+    }
+}
+
+/// What recovery found, as rows.
+pub(super) fn recovered_gaps(recovered: Recovered, clock: &SharedClock) -> Vec<GapRow> {
+    let cut = recovered.segments.iter().map(|s| s.cut_bytes).sum::<u64>();
+    let crashed = recovered.crashed.into_iter().map(|Crash { boot_id, last_seq }| {
+        let first_seq = last_seq.map_or(0, |last| last.saturating_add(1));
+        tracing::warn!(%boot_id, first_seq, cut, "a gateway did not end in order");
+        let detail = "the gateway did not end in order; later records may be missing".into();
+        gap(clock, CAUSE_CRASH, boot_id, first_seq, 0, detail)
+    });
+    let aside = recovered.quarantined.into_iter().map(|aside| {
+        let number = aside.number;
+        tracing::error!(number, reason = aside.reason, "a segment could not be read");
+        let detail = format!("segment {number} could not be read: {}", aside.reason);
+        gap(clock, CAUSE_QUARANTINE, Uuid::nil(), 0, 0, detail)
+    });
+    crashed.chain(aside).collect()
+}
+
+fn gap(
+    clock: &SharedClock,
+    cause: u8,
+    boot: Uuid,
+    first_seq: u64,
+    records: u64,
+    detail: String,
+) -> GapRow {
+    GapRow {
+        ts: clock.wall().0,
+        cause,
+        gap_boot_id: boot,
+        first_seq,
+        last_seq: 0,
+        records,
+        bytes: 0,
+        detail,
     }
 }
 

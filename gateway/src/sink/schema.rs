@@ -14,7 +14,7 @@ use super::SinkError;
 const BOOKKEEPING: &str = include_str!("../../../deploy/clickhouse/0000_schema_migrations.sql");
 
 /// Every migration, oldest first. Only append: an applied file never changes.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "record",
@@ -24,6 +24,21 @@ const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "dns",
         sql: include_str!("../../../deploy/clickhouse/0002_dns.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "alarms",
+        sql: include_str!("../../../deploy/clickhouse/0003_alarms.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "dns_process",
+        sql: include_str!("../../../deploy/clickhouse/0004_dns_process.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "identity",
+        sql: include_str!("../../../deploy/clickhouse/0005_identity.sql"),
     },
 ];
 
@@ -173,9 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn migrations_are_numbered_from_one() {
-        for (i, migration) in MIGRATIONS.iter().enumerate() {
-            assert_eq!(usize::try_from(migration.version).unwrap(), i + 1);
+    fn migrations_are_numbered_from_one_and_rise() {
+        assert_eq!(MIGRATIONS[0].version, 1);
+        assert!(MIGRATIONS.is_sorted_by(|one, next| one.version < next.version));
+        for migration in &MIGRATIONS {
             assert!(!statements(migration.sql).is_empty());
         }
     }
@@ -197,7 +213,8 @@ mod tests {
                 let want = format!("{name} {kind}");
                 let found = lines.iter().any(|line| {
                     line.strip_prefix(&want).is_some_and(|rest| {
-                        rest.is_empty() || rest.starts_with(',') || rest.starts_with(" CODEC")
+                        let next = [",", " CODEC", " DEFAULT"];
+                        rest.is_empty() || next.iter().any(|next| rest.starts_with(next))
                     })
                 });
                 assert!(found, "{want} not in {ddl}");

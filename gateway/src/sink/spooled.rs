@@ -6,22 +6,42 @@
 //! - on failure: damage and disk errors told apart, as `deliver` wants them
 
 use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::deliver::{Insert, SegmentSource, SourceError};
 use crate::spool::SpoolError;
+use crate::spool::fs::SpoolFs;
 use crate::spool::reader::{Reader, Segment, SegmentRef};
+use crate::spool::slots;
 
-/// Sealed segments of one spool directory.
+/// Sealed segments of a spool: those of every slot, one slot after the other.
 #[derive(Debug)]
-pub struct Spooled(pub Reader);
+pub struct Spooled(Vec<Reader>);
 
-/// A segment by its number.
+impl Spooled {
+    /// The spool below a directory; makes the first slot when it is not there yet.
+    ///
+    /// # Errors
+    /// `Io`
+    pub fn open(root: &Path, fs: &Arc<dyn SpoolFs>) -> Result<Self, SpoolError> {
+        let first = Reader::open(root, Arc::clone(fs))?;
+        let others = slots::dirs(root).skip(1).map(|dir| Reader::at(dir, Arc::clone(fs)));
+        Ok(Self(std::iter::once(first).chain(others).collect()))
+    }
+}
+
+/// A segment by its slot's reader and its number.
 #[derive(Clone, Debug)]
-pub struct Number(SegmentRef);
+pub struct Place {
+    slot: Reader,
+    at: SegmentRef,
+}
 
-impl fmt::Display for Number {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.number.fmt(f)
+        write!(f, "{} in {}", self.at.number, self.slot.dir().display())
     }
 }
 
@@ -46,25 +66,36 @@ fn inserts(segment: Segment) -> Vec<Insert> {
 }
 
 impl SegmentSource for Spooled {
-    type Ref = Number;
+    type Ref = Place;
 
-    fn sealed(&self) -> Result<Vec<Number>, SourceError> {
-        Ok(self.0.sealed()?.into_iter().map(Number).collect())
+    fn sealed(&self) -> Result<Vec<Place>, SourceError> {
+        let mut all = Vec::new();
+        for slot in &self.0 {
+            let sealed = match slot.sealed() {
+                // a slot that was never used
+                Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    continue;
+                }
+                sealed => sealed?,
+            };
+            all.extend(sealed.into_iter().map(|at| Place { slot: slot.clone(), at }));
+        }
+        Ok(all)
     }
 
-    fn load(&self, at: &Number) -> Result<Vec<Insert>, SourceError> {
-        Ok(inserts(self.0.load(&at.0)?))
+    fn load(&self, place: &Place) -> Result<Vec<Insert>, SourceError> {
+        Ok(inserts(place.slot.load(&place.at)?))
     }
 
-    fn salvage(&self, at: &Number) -> Result<Vec<Insert>, SourceError> {
-        Ok(inserts(self.0.salvage(&at.0)?))
+    fn salvage(&self, place: &Place) -> Result<Vec<Insert>, SourceError> {
+        Ok(inserts(place.slot.salvage(&place.at)?))
     }
 
-    fn ack(&self, at: &Number) -> Result<(), SourceError> {
-        Ok(self.0.ack(&at.0)?)
+    fn ack(&self, place: &Place) -> Result<(), SourceError> {
+        Ok(place.slot.ack(&place.at)?)
     }
 
-    fn quarantine(&self, at: &Number, reason: &str) -> Result<(), SourceError> {
-        Ok(self.0.quarantine(&at.0, reason)?)
+    fn quarantine(&self, place: &Place, reason: &str) -> Result<(), SourceError> {
+        Ok(place.slot.quarantine(&place.at, reason)?)
     }
 }

@@ -80,7 +80,17 @@ impl Reader {
     /// `Io`.
     pub fn open(dir: &Path, fs: Arc<dyn SpoolFs>) -> Result<Self, SpoolError> {
         fs.create_dir_all(dir).map_err(SpoolError::io("making", dir))?;
-        Ok(Self { dir: dir.to_owned(), fs })
+        Ok(Self::at(dir.to_owned(), fs))
+    }
+
+    /// A reader of a directory that may not exist.
+    pub fn at(dir: PathBuf, fs: Arc<dyn SpoolFs>) -> Self {
+        Self { dir, fs }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Sealed segments, oldest first.

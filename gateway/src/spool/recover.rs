@@ -90,6 +90,11 @@ pub(super) fn sealed_numbers(
     numbers(fs, dir, SEALED)
 }
 
+/// Numbers and lengths of the open segments, oldest first.
+pub(super) fn open_numbers(fs: &dyn SpoolFs, dir: &Path) -> Result<BTreeMap<u64, u64>, SpoolError> {
+    numbers(fs, dir, OPEN)
+}
+
 fn numbers(fs: &dyn SpoolFs, dir: &Path, kind: &str) -> Result<BTreeMap<u64, u64>, SpoolError> {
     let files = fs.list(dir).map_err(SpoolError::io("listing", dir))?;
     let number = |name: &str| {

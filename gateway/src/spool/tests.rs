@@ -21,6 +21,7 @@ use crate::record::row::{GapRow, Producer, Row, Table};
 mod hostile;
 mod kill;
 mod model;
+mod slots;
 
 pub(super) fn producer(boot: u128) -> Producer {
     Producer {

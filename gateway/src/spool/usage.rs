@@ -5,12 +5,14 @@
 //! - bound: listing takes at most 2 % of the time
 //! - on failure: the last listing stays
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::SpoolError;
 use super::fs::SpoolFs;
 use super::recover::QUARANTINE;
+use super::slots;
 
 /// What the spool still takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,22 +50,30 @@ impl Usage {
         }
     }
 
-    /// Lists the directory again. `open_written` are the bytes of the open segment on disk.
+    /// Lists the directories of all slots again. `open_written` are the bytes of our open segment
+    /// on disk; another slot's count as closed.
     pub(super) fn list(
         &mut self,
         fs: &dyn SpoolFs,
-        dir: &Path,
+        root: &Path,
         open_written: u64,
         now: Instant,
     ) -> Result<(), SpoolError> {
         self.listed = now;
         let begun = Instant::now();
         let total = |dir: &Path| -> Result<u64, SpoolError> {
-            let files = fs.list(dir).map_err(SpoolError::io("listing", dir))?;
+            let files = match fs.list(dir) {
+                // a slot that was never used
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+                files => files.map_err(SpoolError::io("listing", dir))?,
+            };
             Ok(files.iter().fold(0, |sum: u64, (_, len)| sum.saturating_add(*len)))
         };
-        let used = total(dir)?.saturating_add(total(&dir.join(QUARANTINE))?);
-        let free = fs.free(dir).map_err(SpoolError::io("asking for the free space of", dir))?;
+        let mut used = 0_u64;
+        for dir in slots::dirs(root) {
+            used = used.saturating_add(total(&dir)?).saturating_add(total(&dir.join(QUARANTINE))?);
+        }
+        let free = fs.free(root).map_err(SpoolError::io("asking for the free space of", root))?;
         self.closed_bytes = used.saturating_sub(open_written);
         self.capacity = self.max_bytes.min(used.saturating_add(free));
         self.cost = begun.elapsed();

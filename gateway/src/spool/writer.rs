@@ -7,7 +7,7 @@
 //!   number. When a write fails, the intact part of the segment is copied and sealed as soon as
 //!   the disk allows; until then nothing is accepted. [`Writer::take_lost`] tells what was lost
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,10 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Writer {
     fs: Arc<dyn SpoolFs>,
+    /// With the directory of our slot as `dir`.
     config: config::Spool,
+    /// The directory of all slots, which share one quota.
+    root: PathBuf,
     producer: Producer,
     clock: SharedClock,
     _lock: Box<dyn Held>,
@@ -104,14 +107,24 @@ impl Writer {
         producer: &Producer,
         clock: SharedClock,
     ) -> Result<(Self, Recovered), SpoolError> {
-        let dir = &config.dir;
+        Self::open_slot(fs, config, &config.dir, producer, clock)
+    }
+
+    /// The same in one slot of `config.dir`; see `slots`.
+    pub(crate) fn open_slot(
+        fs: Arc<dyn SpoolFs>,
+        config: &config::Spool,
+        dir: &Path,
+        producer: &Producer,
+        clock: SharedClock,
+    ) -> Result<(Self, Recovered), SpoolError> {
         if producer.host_id.len() > segment::MAX_HOST_BYTES {
             return Err(SpoolError::HostId(producer.host_id.len()));
         }
         let aside = dir.join(recover::QUARANTINE);
         fs.create_dir_all(&aside).map_err(SpoolError::io("making", &aside))?;
         let lock = fs.lock(dir).map_err(|e| match e.kind() {
-            std::io::ErrorKind::WouldBlock => SpoolError::Locked(dir.clone()),
+            std::io::ErrorKind::WouldBlock => SpoolError::Locked(dir.to_owned()),
             _ => SpoolError::io("locking", dir)(e),
         })?;
         if State::load(fs.as_ref(), dir).is_of(producer.boot_id) {
@@ -127,7 +140,8 @@ impl Writer {
         let mut writer = Self {
             usage: Usage::new(config.max_bytes, now),
             fs,
-            config: config.clone(),
+            config: config::Spool { dir: dir.to_owned(), ..config.clone() },
+            root: config.dir.clone(),
             producer: producer.clone(),
             clock,
             _lock: lock,
@@ -142,7 +156,7 @@ impl Writer {
             lost: None,
             row: Vec::new(),
         };
-        writer.usage.list(writer.fs.as_ref(), &writer.config.dir, 0, now)?;
+        writer.usage.list(writer.fs.as_ref(), &writer.root, 0, now)?;
         // after a crash the old state stays until the gap record is on disk, so that a second
         // crash in between does not hide the first
         if recovered.crashed.is_empty()
@@ -221,7 +235,7 @@ impl Writer {
     pub fn tick(&mut self, now: Instant) -> Result<(), SpoolError> {
         if self.usage.is_due(self.open_bytes(), now) {
             let written = self.open.as_ref().map_or(0, |open| open.written);
-            self.usage.list(self.fs.as_ref(), &self.config.dir, written, now)?;
+            self.usage.list(self.fs.as_ref(), &self.root, written, now)?;
         }
         self.repair(now)?;
         self.guarded(Self::flush)?;

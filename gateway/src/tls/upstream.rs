@@ -35,27 +35,7 @@ impl Upstream {
     /// # Errors
     /// When a configured file cannot be read, or there is no root at all.
     pub fn new(extra: &[PathBuf]) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::warn!(%error, "system root not loaded");
-        }
-        roots.add_parsable_certificates(system.certs);
-        for path in extra {
-            let action = || format!("loading roots from {}", path.display());
-            let certs = CertificateDer::pem_file_iter(path).map_err(|e| failed(action(), e))?;
-            for cert in certs {
-                let cert = cert.map_err(|e| failed(action(), e))?;
-                roots.add(cert).map_err(|e| failed(action(), e))?;
-            }
-        }
-        if roots.is_empty() {
-            return Err(failed(
-                "loading trusted roots",
-                "the system has none and none is configured",
-            ));
-        }
-        let roots = Arc::new(roots);
+        let roots = Arc::new(roots(extra)?);
         Ok(Self {
             h1: connector(&roots, &[Protocol::H1])?,
             h2: connector(&roots, &[Protocol::H2, Protocol::H1])?,
@@ -79,6 +59,31 @@ impl Upstream {
         let protocol = if chosen == Some(b"h2") { Protocol::H2 } else { Protocol::H1 };
         Ok((stream, protocol))
     }
+}
+
+/// What this gateway trusts: the system's roots, then every PEM file in `extra`.
+///
+/// # Errors
+/// When a configured file cannot be read, or there is no root at all.
+pub fn roots(extra: &[PathBuf]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "system root not loaded");
+    }
+    roots.add_parsable_certificates(system.certs);
+    for path in extra {
+        let action = || format!("loading roots from {}", path.display());
+        let certs = CertificateDer::pem_file_iter(path).map_err(|e| failed(action(), e))?;
+        for cert in certs {
+            let cert = cert.map_err(|e| failed(action(), e))?;
+            roots.add(cert).map_err(|e| failed(action(), e))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err(failed("loading trusted roots", "the system has none and none is configured"));
+    }
+    Ok(roots)
 }
 
 fn connector(roots: &Arc<RootCertStore>, offer: &[Protocol]) -> Result<TlsConnector, TlsError> {

@@ -18,7 +18,7 @@ const PREFIX: [u8; 2] = [10, 79];
 
 /// The namespace; it is removed when dropped.
 pub struct Network {
-    name: String,
+    pub(super) name: String,
     link: String,
     /// Our end's address.
     pub outside: Ipv4Addr,

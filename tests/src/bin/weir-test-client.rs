@@ -1,11 +1,11 @@
 //! A captured process for the kernel tests: joins a cgroup, makes sockets, says what it saw.
 //!
-//! - input: `[--cgroup DIR] [--uid N] [--netns] COMMAND ARGS…`; end of standard input ends it
+//! - input: `[--cgroup DIR] [--uid N] [--netns] [--enter NETNS] COMMAND ARGS…`; end of standard input ends it
 //! - output: one JSON line per step on standard output
 //! - bound: what the command line says
 //! - on failure: an error on standard error and exit status 1; refused calls are output, not failure
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
@@ -33,6 +33,11 @@ fn main() -> anyhow::Result<()> {
                 nix::unistd::setuid(uid.into())?;
             }
             "--netns" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?,
+            "--enter" => {
+                let path = next().context("--enter needs a namespace")?;
+                let netns = std::fs::File::open(path)?;
+                nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            }
             _ => break,
         }
         word = next().context("no command")?;
@@ -44,7 +49,15 @@ fn main() -> anyhow::Result<()> {
             wait_for_end()?;
             drop(socket);
         }
+        "connect-briefly" => {
+            let to: SocketAddr = rest()?.parse()?;
+            let socket = tcp(to)?;
+            let failed = socket.connect_timeout(&to.into(), Duration::from_millis(500));
+            // A timeout of our own has no number.
+            say(&json!({ "errno": errno(failed) }))?;
+        }
         "connect-from-device" => connect_from_device(&rest()?, rest()?.parse()?)?,
+        "connect-twice" => connect_twice(rest()?.parse()?, rest()?.parse()?)?,
         "reconnect" => reconnect(rest()?.parse()?, rest()?.parse()?)?,
         "abandon" => abandon(rest()?.parse()?, rest()?.parse()?)?,
         "udp-connect" => {
@@ -54,6 +67,12 @@ fn main() -> anyhow::Result<()> {
         "udp-send" => {
             let socket = unbound_udp(rest()?.parse()?)?;
             say(&json!({ "errno": errno(socket.1.send_to(b"x", socket.0)) }))?;
+        }
+        "udp-ask" => {
+            let (to, socket) = unbound_udp(rest()?.parse()?)?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            let done = socket.connect(to).and_then(|()| socket.send(b"x"));
+            say(&json!({ "errno": errno(done.and_then(|_sent| socket.recv(&mut [0; 1]))) }))?;
         }
         "read-record" => read_record(Path::new(&rest()?))?,
         "hold" => hold(rest()?.parse()?, rest()?.parse()?)?,
@@ -122,6 +141,16 @@ fn reconnect(first: SocketAddr, second: SocketAddr) -> anyhow::Result<()> {
     wait_for_end()
 }
 
+/// The same, with the second connect when a line comes.
+fn connect_twice(first: SocketAddr, second: SocketAddr) -> anyhow::Result<()> {
+    let socket = tcp(first)?;
+    report(&socket, first)?;
+    std::io::stdin().lock().read_line(&mut String::new())?;
+    dissolve(&socket)?;
+    report(&socket, second)?;
+    wait_for_end()
+}
+
 /// Starts to connect from a given port and gives up before anybody answers.
 fn abandon(from: SocketAddr, to: SocketAddr) -> anyhow::Result<()> {
     let socket = tcp(to)?;
@@ -149,6 +178,7 @@ fn read_record(pin_dir: &Path) -> anyhow::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let capture = PinnedCapture::open(pin_dir)?;
+    capture.beat()?;
     let record = capture.record(std::io::stdin().as_fd())?;
     let redirected = counters(pin_dir)?.into_iter().find(|(name, _)| *name == "connect_redirected");
     say(&json!({

@@ -51,6 +51,14 @@ fn names_are_resolved_recorded_and_compared() {
         json!({"job_id": "after", "dns_check": "known"}),
     ];
     assert_eq!(rows, want);
+    let sql = "SELECT job_id, asked_ip, pid > 1 AS has_pid, exe LIKE '%/python3%' AS is_python \
+               FROM dns_queries WHERE qname = 'no.example'";
+    let who = site.rows(1, sql);
+    assert_eq!((&who[0]["job_id"], &who[0]["has_pid"]), (&json!("dns"), &json!(1)), "{who:?}");
+    assert_eq!(
+        (&who[0]["is_python"], &who[0]["asked_ip"]),
+        (&json!(1), &json!("::ffff:198.51.100.53"))
+    );
     let sql = "SELECT qname, decision, rcode, upstream, answers FROM dns_queries \
                WHERE qtype = 'A' ORDER BY ts";
     let rows = site.rows(3, sql);

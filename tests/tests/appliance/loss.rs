@@ -86,12 +86,12 @@ fn seeded(seed: u64, round: u64) -> usize {
     usize::try_from(mixed >> 40).unwrap() % (REQUESTS / 2) + REQUESTS / 4
 }
 
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
 /// No exchange twice, no number twice, and the number of sealed segments back to none.
-fn check_once(site: &Site) {
+pub(crate) fn check_once(site: &Site) {
     wait_for("an empty spool", || {
         let names = std::fs::read_dir(site.path("spool")).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());

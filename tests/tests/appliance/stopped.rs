@@ -82,7 +82,7 @@ fn nothing_left(site: &Site) {
     assert!(!std::path::Path::new("/sys/fs/bpf").join(&site.id).exists(), "pins are left");
     let top = cgroup::mount().unwrap().join(&site.id);
     assert!(!top.exists(), "cgroups are left: {}", site.log());
-    for socket in ["store.sock", "admin.sock"] {
+    for socket in ["store.sock", "admin.sock", "guard.sock", "handover.sock"] {
         assert!(!site.path(socket).exists(), "{socket} is left");
     }
 }

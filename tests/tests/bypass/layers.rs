@@ -8,7 +8,7 @@ use weir_gateway::config::Net;
 
 use crate::world::{Outcome, World};
 
-fn state(world: &World, name: &str) -> LayerState {
+pub(crate) fn state(world: &World, name: &str) -> LayerState {
     let all = loader::layers(&world.pin_dir).unwrap();
     all.into_iter().find(|layer| layer.name == name).unwrap().state
 }

@@ -16,8 +16,11 @@
     )
 )]
 
+mod failopen;
 mod layers;
 mod net;
+mod repair;
+
 mod rows;
 mod table;
 mod upgrade;

@@ -13,7 +13,26 @@ use crate::world::World;
 
 const PROCESSES: usize = 4;
 const UPGRADES: usize = 20;
+/// An emulated processor verifies programs for seconds.
+const EMULATED_UPGRADES: usize = 5;
 const PORTS: u64 = 64;
+
+/// Ends what waits for it also when the test fails: a scope joins its threads first.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn upgrades() -> usize {
+    // What the machines of `xtask test vm` are told, because they are slow.
+    match std::env::var_os("WEIR_TEST_CONNECTIONS") {
+        Some(_) => EMULATED_UPGRADES,
+        None => UPGRADES,
+    }
+}
 
 /// Accepts and closes, until told to stop.
 fn serve(world: &World, stop: &AtomicBool, seen: &AtomicU64, unknown: &AtomicU64) {
@@ -51,15 +70,17 @@ fn upgrades_in_place_fail_no_connection() {
     let (stop, seen, unknown) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let begun = Instant::now();
     let (mut connected, mut failed) = (0, 0);
+    let upgrades = upgrades();
     std::thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
         scope.spawn(|| serve(&world, &stop, &seen, &unknown));
         let mut clients: Vec<_> = (0..PROCESSES).map(|_| world.spawn("churn")).collect();
         clients.iter_mut().for_each(|client| client.ready().unwrap());
-        for _ in 0..UPGRADES {
+        for _ in 0..upgrades {
             let so_far = seen.load(Ordering::SeqCst);
             assert!(loader::attach(&spec).unwrap().upgraded);
             // Each generation of programs gets to see some.
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + Duration::from_secs(60);
             while seen.load(Ordering::SeqCst) < so_far + 50 {
                 assert!(Instant::now() < deadline, "connections stopped");
                 std::thread::sleep(Duration::from_millis(1));
@@ -71,10 +92,10 @@ fn upgrades_in_place_fail_no_connection() {
             connected += said["connected"].as_u64().unwrap();
             failed += said["failed"].as_u64().unwrap();
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
     });
     println!(
-        "{UPGRADES} upgrades under {connected} connects in {:?}: {failed} failed, {} without record",
+        "{upgrades} upgrades under {connected} connects in {:?}: {failed} failed, {} without record",
         begun.elapsed(),
         unknown.load(Ordering::SeqCst)
     );

@@ -92,6 +92,8 @@ impl World {
             allow_dns: false,
             devices: Vec::new(),
             nftables: false,
+            danger_fail_open: false,
+            bridges: Vec::new(),
             lsm: false,
             upgrade: false,
         }

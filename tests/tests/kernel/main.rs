@@ -14,9 +14,16 @@
     )
 )]
 
+mod anchors;
+mod bridge;
 mod concurrency;
 mod dns;
+mod events;
+mod failopen;
+mod inside;
 mod lifecycle;
+mod network;
 mod redirect;
+mod tree;
 mod udp;
 mod world;

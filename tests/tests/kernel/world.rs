@@ -5,7 +5,7 @@
 //! - bound: every wait ends after [`PATIENCE`]
 //! - on failure: panics; `Drop` removes what was made
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub(crate) struct Places {
     pub(crate) captured: PathBuf,
     pub(crate) gateway: PathBuf,
     pub(crate) pin_dir: PathBuf,
-    home: PathBuf,
+    pub(crate) home: PathBuf,
     tmp: tempfile::TempDir,
 }
 
@@ -58,6 +58,8 @@ impl Places {
             // Neither devices nor the packet filter of the host that runs the tests.
             devices: Vec::new(),
             nftables: false,
+            danger_fail_open: false,
+            bridges: Vec::new(),
             lsm: true,
             upgrade: false,
         }
@@ -193,6 +195,11 @@ impl Client {
 
     pub(crate) fn errno(&mut self) -> i64 {
         self.say()["errno"].as_i64().unwrap()
+    }
+
+    /// Lets a client that waits for a line go on.
+    pub(crate) fn go_on(&mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     }
 
     /// Ends the client's wait and checks that it had no complaint.

@@ -248,6 +248,7 @@ async fn a_flood_is_bounded() {
         tokio::task::yield_now().await;
     }
     gateway.until("the drops", |m| m.dns_over_limit_total.value() >= 192).await;
+    gateway.until("the questions", |_| silent.asked() >= 8).await;
     assert_eq!(silent.asked(), 8);
     let mut connections = Vec::new();
     for _ in 0..10 {

@@ -1,10 +1,10 @@
 //! Rows arrive field by field as they were encoded.
 
 use serde_json::{Value, json};
-use weir_gateway::record::row::{DnsRow, GapRow, HeartbeatRow, Table};
+use weir_gateway::record::row::{AlarmRow, DnsRow, GapRow, HeartbeatRow, Table};
 use weir_gateway::sink::{ClickHouseSink, RowSink as _};
 
-use super::support::{NOON_US, Store, batch, body, exchange, flow, producer};
+use super::support::{NOON_US, Store, batch, body, exchange, flow, producer, user};
 
 async fn only_row(client: &clickhouse::Client, sql: &str) -> Value {
     let mut cursor = client.query_raw(sql).fetch_bytes("JSONEachRow").unwrap();
@@ -61,7 +61,24 @@ async fn every_field_comes_back() {
     };
     sink.insert(Table::Heartbeats, "h", batch(&[heartbeat], 14)).await.unwrap();
     sink.insert(Table::DnsQueries, "d", batch(&[dns("forwarded", "ok")], 15)).await.unwrap();
+    sink.insert(Table::Alarms, "a", batch(&[alarm()], 16)).await.unwrap();
     let reader = store.reader();
+
+    let row = only_row(&reader, "SELECT * FROM alarms").await;
+    assert_fields(
+        &row,
+        &json!({
+            "seq": 16, "ts": "2026-01-31 12:00:00.000000", "kind": "socket_moved",
+            "severity": "warn", "session_id": "00000000-0000-0000-0000-000000000007",
+            "job_id": "job-1", "exec_id": "runner-17:b:1:42", "identity": "uid:1000", "pid": 42,
+            "start_ns": 123_456_789_000_u64, "process": "curl", "exe": "/usr/bin/curl",
+            "exe_dev": 259, "exe_ino": u64::MAX, "comm": "curl", "argv": ["curl", "größe"],
+            "ancestors": ["runner-17:b:1:1"], "uid": 1000, "gid": 1001, "cgroup_id": 99,
+            "cgroup": "/weir/captured/job-1", "dst_ip": "2001:db8::1", "dst_port": 443,
+            "proto": "tcp", "count": 7, "detail": "weg",
+        }),
+    );
+    assert_eq!(row.as_object().unwrap().len(), Table::Alarms.columns().len());
 
     let row = only_row(&reader, "SELECT * FROM dns_queries").await;
     assert_fields(
@@ -170,7 +187,86 @@ fn dns(decision: &'static str, outcome: &'static str) -> DnsRow {
         proto: "udp",
         client_port: 40_000,
         dur_us: 1234,
+        session_id: uuid::Uuid::from_u128(7),
+        job_id: "job-7".into(),
+        exec_id: "h:b:1:42".into(),
+        identity: "user:ci".into(),
+        pid: 42,
+        start_time_ns: 1,
+        process: "dig".into(),
+        exe: "/usr/bin/dig".into(),
+        uid: 1000,
+        cgroup_id: 99,
+        cgroup: "weir/captured/job-7".into(),
+        asked_ip: std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped(),
+        who: user(),
     }
+}
+
+fn alarm() -> AlarmRow {
+    let flow = flow(0);
+    AlarmRow {
+        ts: NOON_US,
+        kind: "socket_moved",
+        severity: "warn",
+        session_id: flow.session_id,
+        job_id: flow.job_id,
+        exec_id: flow.exec_id,
+        identity: flow.identity,
+        pid: flow.pid,
+        start_ns: 123_456_789_000,
+        process: flow.process,
+        exe: flow.exe,
+        exe_dev: flow.exe_dev,
+        exe_ino: flow.exe_ino,
+        comm: flow.comm,
+        argv: vec!["curl".into(), "größe".into()],
+        ancestors: flow.ancestors,
+        uid: flow.uid,
+        gid: flow.gid,
+        cgroup_id: flow.cgroup_id,
+        cgroup: flow.cgroup,
+        dst_ip: "2001:db8::1".parse().unwrap(),
+        dst_port: 443,
+        proto: "tcp".into(),
+        count: 7,
+        detail: "weg".into(),
+        ids: flow.ids,
+        who: flow.who,
+    }
+}
+
+#[tokio::test]
+async fn alarms_are_in_the_timeline() {
+    let (store, client) = Store::migrated().await;
+    let v4 = AlarmRow { count: 1, dst_ip: flow(0).dst_ip, detail: String::new(), ..alarm() };
+    let own = AlarmRow {
+        kind: "policy_reload_failed",
+        severity: "error",
+        dst_ip: std::net::Ipv6Addr::UNSPECIFIED,
+        dst_port: 0,
+        proto: String::new(),
+        count: 1,
+        job_id: "".into(),
+        ..alarm()
+    };
+    let sink = ClickHouseSink::new(client);
+    sink.insert(Table::Alarms, "a", batch(&[alarm(), v4, own], 1)).await.unwrap();
+    let sql = "SELECT event, severity, summary, dst_host FROM timeline ORDER BY seq";
+    let rows: Vec<(String, String, String, String)> =
+        store.reader().query_raw(sql).fetch_all().await.unwrap();
+    let want = [
+        ("warn", "socket_moved tcp [2001:db8::1]:443: weg (7 times)", "2001:db8::1"),
+        ("warn", "socket_moved tcp 192.0.2.7:443", "192.0.2.7"),
+        ("error", "policy_reload_failed: weg", ""),
+    ];
+    for (row, (severity, summary, host)) in rows.iter().zip(want) {
+        assert_eq!((&*row.0, &*row.1, &*row.2, &*row.3), ("alarm", severity, summary, host));
+    }
+    assert_eq!(rows.len(), 3);
+    let shown = String::from_utf8(store.weir(&["timeline", "--job", "job-1"]).stdout).unwrap();
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+    assert!(shown.contains("curl[42]") && shown.contains("(7 times)"), "{shown}");
 }
 
 #[tokio::test]
@@ -182,6 +278,10 @@ async fn refused_questions_and_mismatches_are_in_the_timeline() {
     let (known, mut other) = (flow(0), flow(1));
     other.dns_check = "mismatch";
     sink.insert(Table::Flows, "f", batch(&[known, other], 3)).await.unwrap();
+    let sql = "SELECT job_id, pid, process, identity FROM timeline WHERE event = 'dns'";
+    let who: (String, u32, String, String) =
+        store.reader().query_raw(sql).fetch_one().await.unwrap();
+    assert_eq!(who, ("job-7".into(), 42, "dig".into(), "user:ci".into()));
     let sql = "SELECT event, severity, summary, dst_host FROM timeline ORDER BY event";
     let rows: Vec<(String, String, String, String)> =
         store.reader().query_raw(sql).fetch_all().await.unwrap();

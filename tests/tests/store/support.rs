@@ -3,12 +3,14 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clickhouse::Client;
 use uuid::Uuid;
 use weir_gateway::config::Config;
-use weir_gateway::record::row::{BodyRow, ExchangeRow, FlowRow, Producer, Row, Table};
+use weir_gateway::identify::who::Who;
+use weir_gateway::record::row::{BodyRow, ExchangeRow, FlowRow, Ids, Producer, Row, Table};
 use weir_gateway::sink;
 
 /// 2026-01-31T12:00:00Z
@@ -169,6 +171,11 @@ pub(crate) fn batch<R: Row>(rows: &[R], first_seq: u64) -> bytes::Bytes {
     out.into()
 }
 
+/// A user of the host, as `flow` and `exchange` have it.
+pub(crate) fn user() -> Arc<Who> {
+    Arc::new(Who::user("uid:1000"))
+}
+
 pub(crate) fn flow(n: u64) -> FlowRow {
     FlowRow {
         ts: NOON_US + i64::try_from(n).unwrap(),
@@ -205,6 +212,8 @@ pub(crate) fn flow(n: u64) -> FlowRow {
         exchanges: 2,
         dur_us: 5_000_000,
         dns_check: "known",
+        ids: Ids(user()),
+        who: user(),
     }
 }
 
@@ -248,6 +257,7 @@ pub(crate) fn exchange(n: u64) -> ExchangeRow {
         resp_body: 2,
         chunk_us: vec![1, 2, u64::MAX],
         chunk_bytes: vec![10, 20, 30],
+        who: user(),
     }
 }
 

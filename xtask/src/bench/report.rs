@@ -72,9 +72,9 @@ impl Results {
         }
     }
 
-    /// All samples.
-    pub(crate) fn json(&self) -> Value {
-        json!({"samples": self.0, "note": "medians are compared within one run only"})
+    /// All samples, with those of `connect`.
+    pub(crate) fn json(&self, connect: Value) -> Value {
+        json!({"samples": self.0, "connect_ns": connect, "note": "medians are compared within one run only"})
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn namespace(stage: &Stage) -> Vec<String> {
 }
 
 /// A client in the demo's mount namespace, started by `weir run`.
-fn captured(stage: &Stage, client: &[&str]) -> Command {
+pub(super) fn captured(stage: &Stage, client: &[&str]) -> Command {
     println!("$ weir run -- {}", client.join(" ").trim());
     let words = namespace(stage);
     let words: Vec<&str> = words.iter().map(|word| word.trim_matches('\'')).collect();
@@ -48,7 +48,7 @@ fn captured(stage: &Stage, client: &[&str]) -> Command {
     command
 }
 
-fn run(command: &mut Command, expected: &str) -> Result<()> {
+pub(super) fn run(command: &mut Command, expected: &str) -> Result<()> {
     let text = sh::output(command, LIMIT)?;
     println!("{}", text.trim());
     ensure!(text.contains(expected), "`{expected}` is not in what the client printed");

@@ -19,13 +19,18 @@ use crate::toolchain::{output, run};
 
 /// Begins the line with the number of failed suites.
 pub(crate) const VERDICT: &str = "weir-vm: verdict ";
+/// Names what part of the tests to run; all without it.
+pub(crate) const FILTER: &str = "WEIR_VM_FILTER";
 /// Begins a line about the kernel.
 pub(crate) const FACT: &str = "weir-vm: fact ";
+
+/// What `ip` and `nft` call by name in tests and in what they print.
+const PROTOCOLS: &str = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\n";
 
 const INIT: &str = include_str!("init.sh");
 /// Loaded at the start, because nothing in the machine loads modules on demand. A kernel may have
 /// some of them built in.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 19] = [
     // not named by those that use it
     "crc32c_generic",
     "dummy",
@@ -35,6 +40,13 @@ const MODULES: [&str; 12] = [
     "nft_socket",
     "nft_reject_inet",
     "nft_ct",
+    "nft_chain_nat",
+    "nft_redir",
+    "nft_nat",
+    "nft_masq",
+    "bridge",
+    "br_netfilter",
+    "macvlan",
     "tcp_diag",
     "udp_diag",
     "sctp",
@@ -42,7 +54,13 @@ const MODULES: [&str; 12] = [
 ];
 /// Programs of this machine that the tests call, and where they find them. busybox's own shell would
 /// prefer busybox's own `ip`, which lacks what they need.
-const TOOLS: [(&str, &str); 3] = [("ip", "sbin/ip"), ("nft", "sbin/nft"), ("dash", "bin/sh")];
+const TOOLS: [(&str, &str); 4] = [
+    ("ip", "sbin/ip"),
+    ("nft", "sbin/nft"),
+    ("dash", "bin/sh"),
+    // busybox's own would start busybox's shell, and that busybox's ip.
+    ("nsenter", "bin/nsenter"),
+];
 
 /// Writes the image below `dir`.
 ///
@@ -83,12 +101,18 @@ pub(crate) fn build(
         }
         program(&path, &to, &mut libraries)?;
     }
+    super::python::copy(&root, &mut libraries)?;
     for library in libraries {
         copy(&library, &within(&root, &library))?;
     }
     modules(kernel, &root.join("modules"))?;
+    std::fs::create_dir_all(root.join("etc")).context("making /etc")?;
+    std::fs::write(root.join("etc/protocols"), PROTOCOLS).context("naming protocols")?;
+    // Without it libc asks loopback, which a container keeps for itself.
+    std::fs::write(root.join("etc/resolv.conf"), "nameserver 198.51.100.53\n")
+        .context("naming a name server")?;
     ensure!(connections.parse::<u16>().is_ok(), "{connections} is no number of connections");
-    let filter = std::env::var("WEIR_VM_FILTER").unwrap_or_default();
+    let filter = std::env::var(FILTER).unwrap_or_default();
     ensure!(!filter.contains('\''), "a filter has no quotes");
     let line = format!("export {}={connections}\nFILTER='{filter}'\n", super::CONNECTIONS);
     std::fs::write(root.join("environment"), line).context("writing the environment")?;
@@ -99,7 +123,7 @@ pub(crate) fn build(
 }
 
 /// The path of a file of this machine, in the image.
-fn within(root: &Path, path: &Path) -> PathBuf {
+pub(super) fn within(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
@@ -121,9 +145,14 @@ fn busybox(root: &Path) -> Result<()> {
 }
 
 /// Copies a program without debug information, and notes its libraries.
-fn program(from: &Path, to: &Path, libraries: &mut BTreeSet<PathBuf>) -> Result<()> {
+pub(super) fn program(from: &Path, to: &Path, libraries: &mut BTreeSet<PathBuf>) -> Result<()> {
     copy(from, to)?;
     run(Command::new("strip").arg("--strip-debug").arg(to))?;
+    needed(from, libraries)
+}
+
+/// Notes the libraries of a program or of another library.
+pub(super) fn needed(from: &Path, libraries: &mut BTreeSet<PathBuf>) -> Result<()> {
     let text = output(Command::new("ldd").arg(from))?;
     let paths = text.lines().filter_map(|line| {
         let path = line.split_once("=> ").map_or(line, |(_, path)| path).trim();

@@ -15,13 +15,14 @@ use crate::debian::Archive;
 
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// What is unpacked of the packages: they hold a hundred thousand kilobytes of drivers.
-const PATTERNS: [&str; 6] = [
+const PATTERNS: [&str; 7] = [
     "*/vmlinuz*",
     "*/kernel/net/*",
     "*/kernel/lib/*",
     "*/kernel/crypto/*",
     "*/kernel/drivers/net/veth.ko*",
     "*/kernel/drivers/net/dummy.ko*",
+    "*/kernel/drivers/net/macvlan.ko*",
 ];
 
 /// An unpacked kernel.

@@ -53,6 +53,10 @@ impl ExchangeError {
         }
     }
 
+    fn is_identity(&self) -> bool {
+        matches!(self, Self::Denied(denied) if denied.is_identity())
+    }
+
     fn rule(&self) -> Option<&'static str> {
         match self {
             Self::Denied(denied) => Some(denied.rule()),
@@ -90,8 +94,10 @@ pub(super) async fn handle(
             let faulty = error.faulty();
             exchange.failed(faulty);
             let mut response = respond::refuse(faulty, error.rule(), id);
-            if response.status() == StatusCode::BAD_REQUEST && http.downstream == Protocol::H1 {
-                // What follows on the connection may be the rest of what was not understood.
+            let unclear = response.status() == StatusCode::BAD_REQUEST;
+            if (unclear || error.is_identity()) && http.downstream == Protocol::H1 {
+                // What follows may be the rest of what was not understood; or come after a login,
+                // which new connections see.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -122,6 +128,8 @@ async fn forward(
     let port = http.key.dst.0.port();
     let engine = &worker.shared.engine;
     engine.request(&http.permit, &http.name, port, &host, authority.port_u16())?;
+    // Again with every request: jobs end and tokens expire while connections are open.
+    http.flow.vouched((http.scheme == "https").then_some(host.as_str()))?;
 
     let upgrade =
         head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
@@ -234,10 +242,16 @@ fn switch(
             let (client, server) = tokio::try_join!(client, server).map_err(ForwardError::Http)?;
             tunnel::copy(TokioIo::new(client), TokioIo::new(server), idle, &moved).await
         };
-        let done = tunnel.await;
+        let done = tokio::select! {
+            done = tunnel => done.map_err(ExchangeError::from),
+            () = flow.standing.cut() => Err(Denied::IdentityRevoked.into()),
+        };
         exchange.tunnelled(moved.up.get(), moved.down.get());
         if let Err(error) = done {
-            exchange.failed(&error);
+            exchange.failed(error.faulty());
+            if error.is_identity() {
+                flow.record.failed(error.faulty());
+            }
         }
         drop(flow);
     });
@@ -265,7 +279,7 @@ fn row(http: &HttpFlow, request: &Request<Incoming>, id: Uuid) -> ExchangeRow {
         session_id: identity.session_id,
         job_id: Arc::clone(&identity.job_id),
         exec_id: Arc::clone(&identity.exec_id),
-        identity: Arc::clone(&identity.identity),
+        identity: Arc::clone(&identity.who.display),
         pid: flow.captured.process.key.tgid,
         process: Arc::clone(&identity.process),
         class: HTTP,
@@ -296,6 +310,7 @@ fn row(http: &HttpFlow, request: &Request<Incoming>, id: Uuid) -> ExchangeRow {
         resp_body: 0,
         chunk_us: Vec::new(),
         chunk_bytes: Vec::new(),
+        who: Arc::clone(&identity.who),
     }
 }
 

@@ -5,7 +5,7 @@
 //! - bound: `capacity` bytes
 //! - on failure: as scripted
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ struct Disk {
     inodes: Vec<Inode>,
     faults: Faults,
     capacity: Option<u64>,
-    locked: bool,
+    locked: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -53,13 +53,13 @@ struct Inode {
 struct Handle(FaultyFs, usize);
 
 #[derive(Debug)]
-struct Lock(FaultyFs);
+struct Lock(FaultyFs, PathBuf);
 
 impl Held for Lock {}
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.0.disk().locked = false;
+        self.0.disk().locked.remove(&self.1);
     }
 }
 
@@ -120,12 +120,11 @@ impl SpoolFs for FaultyFs {
         Ok(())
     }
 
-    fn lock(&self, _: &Path) -> io::Result<Box<dyn Held>> {
-        let mut disk = self.disk();
-        if std::mem::replace(&mut disk.locked, true) {
+    fn lock(&self, dir: &Path) -> io::Result<Box<dyn Held>> {
+        if !self.disk().locked.insert(dir.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(Box::new(Lock(self.clone())))
+        Ok(Box::new(Lock(self.clone(), dir.to_owned())))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn SpoolFile>> {

@@ -1,0 +1,290 @@
+//! A CI job from its hook to its end: anchor, token, identity.
+//!
+//! - input: a hook's order; the first process of the job
+//! - output: a bound identity, which ends with that process
+//! - bound: one task for each anchor; `limits::PROVIDER_TIMEOUT` for each question to a provider
+//! - on failure: the job's processes are unidentified; a token of somebody else's raises an alarm
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::desk::{Desk, Refusal};
+use super::peer::Peer;
+use crate::capture::ProcessKey;
+use crate::capture::anchors::{self, AnchorSource, Anchors};
+use crate::clock::WallUs;
+use crate::config::identity::{Issuer, Kind};
+use crate::identify::binding::{self, Anchor};
+use crate::identify::bound::{Bound, End};
+use crate::identify::oidc::TokenError;
+use crate::identify::oidc::verify::VerifiedToken;
+use crate::identify::registry::RegistryError;
+use crate::identify::source::{self, Environment};
+use crate::identify::who::Who;
+use crate::identify::wire::Person;
+
+/// Tokens are renewed when a fifth of their life is left, but not more often than this.
+const LEAST_RENEWAL: Duration = Duration::from_secs(10);
+
+/// A living anchor.
+pub(super) struct Job {
+    anchor: Anchor,
+    bound: Arc<Bound>,
+    /// Where another token comes from before this one expires.
+    renewal: RefCell<Option<Renewal>>,
+}
+
+/// Where tokens come from.
+#[derive(Clone)]
+struct Renewal {
+    issuer: Issuer,
+    environment: Environment,
+    at: tokio::time::Instant,
+}
+
+impl Desk {
+    /// Registers the caller's job.
+    pub(super) async fn job_start(
+        self: &Rc<Self>,
+        peer: &Peer,
+        kind: &str,
+        environment: BTreeMap<String, String>,
+        pid: Option<u32>,
+    ) -> Result<Person, Refusal> {
+        let issuers = &self.shared.config.identity.issuers;
+        let issuers: Vec<Issuer> =
+            issuers.iter().filter(|issuer| issuer.kind.as_str() == kind).cloned().collect();
+        let Some(kind) = issuers.first().map(|issuer| issuer.kind) else {
+            return Err(Refusal::new(
+                "no_issuer",
+                format!("no issuer of kind {kind:?} is configured"),
+            ));
+        };
+        if kind == Kind::People {
+            return Err(Refusal::new("no_issuer", "people log in: weir login"));
+        }
+        let subject = pid.map_or(Ok(*peer), Peer::numbered);
+        let subject = subject.map_err(|e| Refusal::new("no_process", e.to_string()))?;
+        let job = match self.with_anchors(|anchors| anchors.member(subject.key.tgid))? {
+            // In a job already: whatever is presented is presented by that job.
+            Some(member) if member.is_ended => {
+                let refusal = Refusal::new("identity_expired", "the caller's job has ended");
+                self.alarm("identity_refused", peer, &refusal.message).await;
+                return Err(refusal);
+            }
+            Some(member) => {
+                let jobs = self.jobs.borrow();
+                let job = jobs.get(&member.id).map(Rc::clone);
+                job.ok_or_else(|| Refusal::new("anchor_unknown", "the caller's job is not known"))?
+            }
+            None => {
+                let root = pid.or_else(|| peer.job(kind)).ok_or_else(|| {
+                    Refusal::new(
+                        "no_worker",
+                        "no process above the caller is a worker of this kind",
+                    )
+                })?;
+                self.begin(root, &subject)?
+            }
+        };
+        let environment: Environment = environment.into_iter().collect();
+        match self.present(&job, &issuers, &environment).await {
+            Ok(who) => Ok(Person::of(&who, "active", Some(job.anchor.id.id))),
+            Err(refusal) => {
+                job.bound.refuse();
+                let alarm = match refusal.outcome {
+                    "token_second_anchor" => Some("token_second_anchor"),
+                    "token_replayed" => Some("token_replayed"),
+                    // A job that has no token, or a provider that is away, is no attempt.
+                    "token_absent" | "token_not_found" => None,
+                    other if other.starts_with("provider_") => None,
+                    _ => Some("identity_refused"),
+                };
+                if let Some(kind) = alarm {
+                    self.alarm(kind, peer, &refusal.message).await;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The caller's job is over. On GitHub the worker still sends the job's logs: there the job ends
+    /// with its worker.
+    pub(super) fn job_end(&self, peer: &Peer, kind: &str) -> Result<usize, Refusal> {
+        let member = self.with_anchors(|anchors| anchors.member(peer.key.tgid))?;
+        let Some(member) = member.filter(|member| !member.is_ended) else { return Ok(0) };
+        if kind != Kind::Github.as_str() {
+            let job = self.jobs.borrow().get(&member.id).map(Rc::clone);
+            self.end(member.id, job.as_deref());
+        }
+        Ok(1)
+    }
+
+    fn begin(self: &Rc<Self>, root: u32, subject: &Peer) -> Result<Rc<Job>, Refusal> {
+        let anchor = self.with_anchors(|anchors| anchors.begin(root))?;
+        let path = subject.cgroup().unwrap_or_default();
+        match self.follow(anchor, self.job_cgroup(&path)) {
+            Ok(job) => Ok(job),
+            Err((id, refusal)) => {
+                self.end(id, None);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes care of an anchor until it ends.
+    fn follow(
+        self: &Rc<Self>,
+        anchor: anchors::Anchor,
+        cgroup: Option<&str>,
+    ) -> Result<Rc<Job>, (anchors::AnchorId, Refusal)> {
+        let id = anchor.id;
+        let failed = |refusal: Refusal| (id, refusal);
+        let now = self.shared.seams.clock.wall();
+        let started = anchors::started_wall_us(&anchor, now.0).map_err(|e| failed(e.into()))?;
+        let process = ProcessKey { tgid: anchor.root, start_time_ns: anchor.started_ns };
+        let bound = self.shared.registry.begin_job(id, cgroup);
+        let bound = bound.map_err(|e| failed(Refusal::new("registry_full", e.to_string())))?;
+        let job = Rc::new(Job {
+            anchor: Anchor {
+                id: binding::AnchorId { id: id.0, process },
+                started: WallUs(started),
+            },
+            bound,
+            renewal: RefCell::default(),
+        });
+        self.jobs.borrow_mut().insert(id, Rc::clone(&job));
+        let (desk, followed) = (Rc::clone(self), Rc::clone(&job));
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                ended = anchor.ended() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the end of a job cannot be seen: it ends now");
+                    }
+                }
+                () = desk.renew(&followed) => {}
+            }
+            desk.end(id, Some(&followed));
+        });
+        Ok(job)
+    }
+
+    /// Anchors of an earlier gateway go on. Who they are was in its memory: their hooks may say it
+    /// again.
+    pub(super) fn resume(self: &Rc<Self>) {
+        let Ok(living) = self.with_anchors(Anchors::resume) else { return };
+        for anchor in living {
+            let path = Peer::numbered(anchor.root).ok().and_then(|root| root.cgroup());
+            let cgroup = path.as_deref().and_then(|path| self.job_cgroup(path));
+            match self.follow(anchor, cgroup) {
+                Ok(job) => job.bound.refuse(),
+                Err((id, refusal)) => {
+                    tracing::warn!(error = %refusal.message, "a job of an earlier gateway ends");
+                    self.end(id, None);
+                }
+            }
+        }
+    }
+
+    fn end(&self, id: anchors::AnchorId, job: Option<&Job>) {
+        if let Err(refusal) = self.with_anchors(|anchors| anchors.end(id)) {
+            tracing::error!(error = %refusal.message, "ending an anchor");
+        }
+        self.jobs.borrow_mut().remove(&id);
+        if let Some(job) = job {
+            job.bound.end(End::Over);
+            self.issuers.verifier.anchor_ended(job.anchor.id);
+        }
+    }
+
+    /// Gets a token of one of these issuers, verifies it, and binds what it says.
+    async fn present(
+        &self,
+        job: &Job,
+        issuers: &[Issuer],
+        environment: &Environment,
+    ) -> Result<Arc<Who>, Refusal> {
+        let mut refusal = Refusal::new("token_not_found", "no token was found");
+        for issuer in issuers {
+            match self.verified(job, issuer, environment).await {
+                Ok(token) => return self.bind(job, issuer, environment, &token),
+                Err(why) => refusal = why,
+            }
+        }
+        Err(refusal)
+    }
+
+    async fn verified(
+        &self,
+        job: &Job,
+        issuer: &Issuer,
+        environment: &Environment,
+    ) -> Result<VerifiedToken, Refusal> {
+        let token = source::token(environment, issuer, &self.issuers.fetcher).await?;
+        let (verifier, anchor) = (Arc::clone(&self.issuers.verifier), job.anchor);
+        // In a task of its own: a caller that goes away must not use up the provider's attempts.
+        let verified =
+            tokio::task::spawn_local(async move { verifier.verify(&token, &anchor).await });
+        let verified = verified.await.map_err(|e| Refusal::new("internal", e.to_string()))??;
+        // Configured for people, say, and found in a job's environment.
+        if verified.issuer().name != issuer.name {
+            return Err(TokenError::Issuer.into());
+        }
+        Ok(verified)
+    }
+
+    fn bind(
+        &self,
+        job: &Job,
+        issuer: &Issuer,
+        environment: &Environment,
+        token: &VerifiedToken,
+    ) -> Result<Arc<Who>, Refusal> {
+        let refused = |error: RegistryError| {
+            let outcome = match error {
+                RegistryError::Ended => "identity_expired",
+                RegistryError::Another => "identity_taken",
+                RegistryError::Full => "registry_full",
+            };
+            Refusal::new(outcome, error.to_string())
+        };
+        let who = Who::verified(token);
+        tracing::info!(who = %who.display, method = who.method, anchor = job.anchor.id.id, "job identified");
+        job.bound.bind(who.clone(), token.expires_at()).map_err(refused)?;
+        let asks = matches!(issuer.kind, Kind::Github | Kind::Buildkite | Kind::AzureDevops);
+        *job.renewal.borrow_mut() = asks.then(|| Renewal {
+            issuer: issuer.clone(),
+            environment: environment.clone(),
+            at: self.renewal_at(token),
+        });
+        Ok(job.bound.who(AnchorSource::Fork).unwrap_or_else(|| Arc::new(who)))
+    }
+
+    fn renewal_at(&self, token: &VerifiedToken) -> tokio::time::Instant {
+        let left_us = token.expires_at().0.saturating_sub(self.shared.seams.clock.wall().0);
+        let left = Duration::from_micros(u64::try_from(left_us).unwrap_or_default());
+        tokio::time::Instant::now() + (left / 5 * 4).max(LEAST_RENEWAL)
+    }
+
+    /// Gets another token before each expires, where the CI system gives one on demand. Never ends.
+    async fn renew(&self, job: &Job) {
+        loop {
+            let renewal = job.renewal.borrow().clone();
+            let Some(Renewal { issuer, environment, at }) = renewal else {
+                // Nothing to renew yet, or ever.
+                tokio::time::sleep(LEAST_RENEWAL).await;
+                continue;
+            };
+            tokio::time::sleep_until(at).await;
+            if let Err(refusal) = self.present(job, &[issuer], &environment).await {
+                tracing::warn!(outcome = refusal.outcome, error = %refusal.message, "token of a job not renewed");
+                if let Some(renewal) = job.renewal.borrow_mut().as_mut() {
+                    renewal.at = tokio::time::Instant::now() + LEAST_RENEWAL;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+use crate::config::identity::{Algorithm, KeyLocation, Kind};
+use crate::config::{Config, ConfigError};
+
+fn problems(text: &str) -> Vec<String> {
+    match Config::parse(text) {
+        Err(ConfigError::Invalid(problems)) => problems,
+        Ok(_) => Vec::new(),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn defaults_depend_on_the_kind() {
+    let text = r#"
+        [[identity.issuer]]
+        name = "gh"
+        issuer = "https://token.actions.githubusercontent.com"
+        kind = "github"
+        audience = "weir"
+        claims = { repository_owner_id = "42" }
+        [[identity.issuer]]
+        name = "gl"
+        issuer = "https://gitlab.example"
+        kind = "gitlab"
+        audience = "weir"
+        claims = { runner_id = ["7", "8"] }
+        [[identity.issuer]]
+        name = "az"
+        issuer = "https://vstoken.dev.azure.com/0b1c"
+        kind = "azure-devops"
+        claims = { sub = "p://org/project/pipeline" }
+        [[identity.issuer]]
+        name = "k8s"
+        issuer = "https://cluster.example/id/1"
+        kind = "kubernetes"
+        audience = "weir"
+        jwks_file = "/etc/weir/cluster.jwks"
+    "#;
+    let all = Config::parse(text).unwrap().identity.issuers;
+    assert_eq!(
+        all.iter().map(|i| i.kind).collect::<Vec<_>>(),
+        [Kind::Github, Kind::Gitlab, Kind::AzureDevops, Kind::Kubernetes]
+    );
+    assert_eq!(all[0].algorithms, [Algorithm::Rs256]);
+    assert_eq!(all[0].request_hosts[0].to_string(), "*.actions.githubusercontent.com");
+    assert_eq!((all[0].max_lifetime.as_secs(), all[0].clock_skew.as_secs()), (3600, 60));
+    assert_eq!((all[0].max_age_at_start.as_secs(), all[1].max_age_at_start.as_secs()), (0, 600));
+    assert_eq!(all[1].request_hosts[0].to_string(), "gitlab.example");
+    assert_eq!(all[2].audience, "api://AzureADTokenExchange");
+    assert_eq!(all[3].algorithms, [Algorithm::Rs256, Algorithm::Es256]);
+    assert_eq!(all[3].keys, KeyLocation::File("/etc/weir/cluster.jwks".into()));
+}
+
+#[test]
+fn every_problem_of_every_issuer_is_reported() {
+    let text = r#"
+        [[identity.issuer]]
+        name = "a b"
+        issuer = "http://idp.example"
+        kind = "generic"
+        algorithms = ["RS256", "none", "HS256", "RS256"]
+        clock_skew = "151s"
+        max_lifetime = "8d"
+        [[identity.issuer]]
+        name = "two"
+        issuer = "https://idp.example/?x"
+        kind = "people"
+        audience = "weir"
+        jwks_url = "https://idp.example/jwks"
+        jwks_file = "/x"
+        claims = { iss = "x", groups = [] }
+        danger_allow_ssh_rerun = true
+        [[identity.issuer]]
+        name = "two"
+        issuer = "http://192.0.2.1/"
+        kind = "people"
+        audience = ""
+        algorithms = []
+        danger_allow_http = true
+        request_hosts = ["a b"]
+    "#;
+    let found = problems(text);
+    for key in [
+        "[0].name",
+        "[0].issuer",
+        "[0].audience",
+        "[0].algorithms[1]",
+        "[0].algorithms[2]",
+        "[0].algorithms[3]",
+        "[0].clock_skew",
+        "[0].max_lifetime",
+        "[1].issuer",
+        "[1].jwks_file",
+        "[1].claims.iss",
+        "[1].claims.groups",
+        "[1].danger_allow_ssh_rerun",
+        "[2].name",
+        "[2].issuer",
+        "[2].audience",
+        "[2].algorithms",
+        "[2].request_hosts[0]",
+    ] {
+        let key = format!("identity.issuer{key}: ");
+        assert!(found.iter().any(|p| p.starts_with(&key)), "{key} is missing in {found:#?}");
+    }
+    assert_eq!(found.len(), 18, "{found:#?}");
+}
+
+#[test]
+fn issuers_that_strangers_share_need_a_claim() {
+    for (kind, issuer) in [
+        ("github", "https://token.actions.githubusercontent.com"),
+        ("gitlab", "https://gitlab.com"),
+        ("buildkite", "https://agent.buildkite.com"),
+        ("azure-devops", "https://vstoken.dev.azure.com/0b1c"),
+        ("circleci", "https://oidc.circleci.com"),
+    ] {
+        let text = format!(
+            "[[identity.issuer]]\nname = \"x\"\nissuer = \"{issuer}\"\nkind = \"{kind}\"\n\
+             audience = \"weir\"\nclaims = {{ actor = \"alice\" }}\n"
+        );
+        assert_eq!(problems(&text).len(), 1, "{kind}");
+    }
+}
+
+#[test]
+fn plain_http_is_for_loopback_addresses_only() {
+    let text = |host: &str, danger: bool| {
+        format!(
+            "[[identity.issuer]]\nname = \"x\"\nissuer = \"http://{host}:4455\"\nkind = \"people\"\n\
+             audience = \"weir\"\ndanger_allow_http = {danger}\n"
+        )
+    };
+    assert_eq!(problems(&text("127.0.0.1", true)), [""; 0]);
+    assert_eq!(problems(&text("[::1]", true)), [""; 0]);
+    assert_eq!(problems(&text("127.0.0.1", false)).len(), 1);
+    assert_eq!(problems(&text("localhost", true)).len(), 1);
+    assert_eq!(problems(&text("192.0.2.1", true)).len(), 1);
+}
