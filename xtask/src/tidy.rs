@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use crate::sh;
 
 const MAX_LINES: usize = 500;
-const FOLDERS: [&str; 5] = ["gateway/src", "ebpf/common/src", "ebpf/src", "xtask/src", "tests/src"];
+const FOLDERS: [&str; 6] =
+    ["gateway/src", "inspect/src", "ebpf/common/src", "ebpf/src", "xtask/src", "tests/src"];
 
 pub(crate) fn run() -> Result<()> {
     let root = sh::root();

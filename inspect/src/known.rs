@@ -1,0 +1,41 @@
+//! Exact values: registered by the operator, injected by weir, seen in a job's environment,
+//! vaulted; and placeholders, on their way back.
+//!
+//! - input: values, each with its number
+//! - output: where one of them stands in a text, in any of its encodings
+//! - bound: the number of values, by the caller
+//! - on failure: cannot fail
+
+use std::ops::Range;
+
+/// A set of known values. Cheap to search, dear to make: made anew when a value is added.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    values: Vec<(u32, Vec<u8>)>,
+}
+
+impl Known {
+    /// A set of `(number, value)`.
+    pub fn new(values: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Self {
+        Self { values: values.into_iter().filter(|(_, value)| !value.is_empty()).collect() }
+    }
+
+    /// The leftmost, longest value at or after `from`: its place and number.
+    pub fn find(&self, text: &[u8], from: usize) -> Option<(Range<usize>, u32)> {
+        (from..text.len()).find_map(|at| {
+            let rest = text.get(at..)?;
+            let here = self.values.iter().filter(|(_, value)| rest.starts_with(value));
+            let (number, value) = here.max_by_key(|(_, value)| value.len())?;
+            Some((at..at + value.len(), *number))
+        })
+    }
+
+    /// Where at the end of a growing text a value may have begun: the earliest position at or after
+    /// `from` from which the rest of `text` is a proper prefix of a value.
+    pub fn alive(&self, text: &[u8], from: usize) -> Option<usize> {
+        (from..text.len()).find(|at| {
+            let rest = text.get(*at..).unwrap_or_default();
+            self.values.iter().any(|(_, value)| value.len() > rest.len() && value.starts_with(rest))
+        })
+    }
+}

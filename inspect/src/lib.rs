@@ -1,0 +1,22 @@
+//! Finds secrets in bytes and replaces them: pure functions without I/O, time or threads.
+//!
+//! - input: rules, known values, and bytes: whole bodies or streams in any chunking
+//! - output: the same bytes with every secret judged: kept, replaced or refused
+//! - bound: [`limits`]; memory and time are linear in the input
+//! - on failure: [`body::Error`]; nothing is passed that was not looked at
+//!
+//! ```text
+//! rule, filter, import  what a secret looks like
+//! engine                finds matches in one text, whole or growing (Channel)
+//! known                 exact values, in all encodings
+//! judge                 what happens to a match: the caller's policy
+//! body, view            a whole body: decodes, descends, replaces, encodes again
+//! stream                server-sent events, WebSocket messages, event streams
+//! vault, fingerprint    placeholders and back; what stands in the record
+//! ```
+
+pub mod engine;
+pub mod judge;
+pub mod known;
+pub mod limits;
+pub mod rule;

@@ -1,0 +1,15 @@
+//! Every bound of this package.
+
+/// Bytes before a keyword in which a match may begin; also kept of released text of a channel.
+pub const LOOK_BEHIND_BYTES: usize = 96;
+/// Bytes after a keyword that a rule is matched in.
+pub const WINDOW_BYTES: usize = 512;
+/// Bytes of a value that filters look at, and that a channel holds before it swallows: a longer
+/// value is replaced at its first certain prefix, and the rest of it is dropped.
+pub const MAX_HELD_BYTES: usize = 512;
+/// Bytes of one value, with its rest that is swallowed.
+pub const MAX_VALUE_BYTES: usize = 16 * 1024;
+/// Decoded bytes of one body, all views of it together.
+pub const MAX_DECODED_BYTES: usize = 64 * 1024 * 1024;
+/// Content encodings around one body; encodings around one value.
+pub const MAX_NESTING: usize = 5;
