@@ -16,6 +16,7 @@
 //! ```
 
 pub mod engine;
+pub mod filter;
 pub mod judge;
 pub mod known;
 pub mod limits;
