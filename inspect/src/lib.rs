@@ -20,4 +20,5 @@ pub mod filter;
 pub mod judge;
 pub mod known;
 pub mod limits;
+pub mod pattern;
 pub mod rule;
