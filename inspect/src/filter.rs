@@ -62,6 +62,7 @@ pub struct Filter {
 struct Program {
     expr: Expr,
     slots: usize,
+    compiled_bytes: usize,
 }
 
 /// Why a filter is refused.
@@ -71,6 +72,8 @@ pub struct FilterError {
     line: usize,
     column: usize,
     reason: String,
+    /// Bytes that were compiled in vain.
+    pub(crate) compiled_bytes: usize,
 }
 
 impl Filter {
@@ -94,10 +97,10 @@ impl Filter {
         if text.trim().is_empty() {
             return Ok((Self::default(), Vec::new()));
         }
-        let (expr, slots, mut unknown) = parse::parse(text)?;
+        let (program, mut unknown) = parse::parse(text)?;
         unknown.sort();
         unknown.dedup();
-        Ok((Self { programs: vec![Arc::new(Program { expr, slots })] }, unknown))
+        Ok((Self { programs: vec![Arc::new(program)] }, unknown))
     }
 
     /// Drops what this or `other` drops. Shares what both are made of.
@@ -105,6 +108,11 @@ impl Filter {
     pub fn or(mut self, other: &Self) -> Self {
         self.programs.extend(other.programs.iter().cloned());
         self
+    }
+
+    /// Bytes of the automata of its patterns and words.
+    pub fn compiled_bytes(&self) -> usize {
+        self.programs.iter().map(|program| program.compiled_bytes).sum()
     }
 
     /// Whether no match is dropped.
@@ -138,7 +146,7 @@ fn error(text: &str, at: usize, reason: &str) -> FilterError {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    FilterError { line, column, reason: reason.to_owned() }
+    FilterError { line, column, reason: reason.to_owned(), compiled_bytes: 0 }
 }
 
 #[cfg(test)]

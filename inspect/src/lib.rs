@@ -17,6 +17,7 @@
 
 pub mod engine;
 pub mod filter;
+pub mod import;
 pub mod judge;
 pub mod known;
 pub mod limits;
