@@ -18,7 +18,7 @@ fn found(file: &str, text: &str) -> Vec<String> {
     let matches = engine.find(text.as_bytes(), &Known::default()).into_iter();
     let name = |found: crate::engine::Match| {
         let crate::engine::By::Rule(index) = found.by else { panic!("no rule") };
-        format!("{}={}", engine.rule(index).unwrap().id, &text[found.span])
+        format!("{}={}", engine.rule(index).unwrap().id, text.get(found.span).unwrap())
     };
     matches.map(name).collect()
 }
