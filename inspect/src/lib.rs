@@ -20,6 +20,7 @@
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;
+pub mod import;
 pub mod judge;
 pub mod known;
 pub mod limits;
