@@ -15,8 +15,10 @@
 //! vault, fingerprint    placeholders and back; what stands in the record
 //! ```
 
+pub mod body;
 pub mod engine;
 pub mod judge;
 pub mod known;
 pub mod limits;
 pub mod rule;
+pub mod stream;

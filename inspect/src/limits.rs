@@ -13,3 +13,9 @@ pub const MAX_VALUE_BYTES: usize = 16 * 1024;
 pub const MAX_DECODED_BYTES: usize = 64 * 1024 * 1024;
 /// Content encodings around one body; encodings around one value.
 pub const MAX_NESTING: usize = 5;
+/// Bytes of one event, frame or message of a stream, until it is whole.
+pub const MAX_STREAM_EVENT_BYTES: usize = 16 * 1024 * 1024;
+/// Texts that one stream joins from deltas at a time.
+pub const MAX_STREAM_CHANNELS: usize = 256;
+/// Bytes of the event that a held text can be sent in when no more of its own come.
+pub const MAX_STREAM_TEMPLATE_BYTES: usize = 16 * 1024;
