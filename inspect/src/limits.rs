@@ -19,3 +19,7 @@ pub const MAX_STREAM_EVENT_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_STREAM_CHANNELS: usize = 256;
 /// Bytes of the event that a held text can be sent in when no more of its own come.
 pub const MAX_STREAM_TEMPLATE_BYTES: usize = 16 * 1024;
+/// Decoded bytes for each encoded byte of a content encoding; gzip cannot do more than 1032.
+pub const MAX_RATIO: usize = 1100;
+/// Decoded bytes that a content encoding may make of anything: tiny bodies compress well.
+pub const MAX_RATIO_FREE_BYTES: usize = 1024 * 1024;

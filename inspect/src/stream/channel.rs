@@ -5,10 +5,9 @@
 //! - bound: what [`Channel`] holds, and one escape sequence
 //! - on failure: [`Error`], when the judge refuses
 
-use crate::body::{self, Masker};
-use crate::engine::{By, Channel, End, Piece};
-use crate::judge::{Found, Verdict};
-use crate::rule::{Confidence, Tier};
+use crate::body::Masker;
+use crate::engine::{By, Channel, End, Match, Piece};
+use crate::rule::Confidence;
 use crate::stream::Error;
 use crate::stream::unit::{Fate, Units};
 
@@ -104,32 +103,6 @@ fn judge(
     confidence: Confidence,
     value: &[u8],
 ) -> Result<Fate, Error> {
-    let known = "known".into();
-    let found = match by {
-        By::Rule(index) => masker.engine.rule(index).map(|rule| Found {
-            rule: &rule.id,
-            tier: rule.tier,
-            confidence,
-            known: None,
-            hosts: &rule.hosts,
-            value,
-            at: &masker.at,
-        }),
-        By::Known(number) => Some(Found {
-            rule: &known,
-            tier: Tier::Known,
-            confidence,
-            known: Some(number),
-            hosts: &[],
-            value,
-            at: &masker.at,
-        }),
-    };
-    // A match of no rule cannot be judged: it does not leave.
-    let Some(found) = found else { return Err(body::Error::Refused.into()) };
-    match masker.judge.judge(&found) {
-        Verdict::Keep => Ok(Fate::Keep),
-        Verdict::Replace(with) => Ok(Fate::Replace(with)),
-        Verdict::Refuse => Err(body::Error::Refused.into()),
-    }
+    let found = Match { span: 0..value.len(), by, confidence };
+    Ok(masker.judge(&found, value)?.map_or(Fate::Keep, Fate::Replace))
 }
