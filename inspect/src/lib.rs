@@ -17,6 +17,7 @@
 
 pub mod body;
 pub mod engine;
+pub mod filter;
 pub mod judge;
 pub mod known;
 pub mod limits;
