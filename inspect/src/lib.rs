@@ -17,6 +17,7 @@
 //! fingerprint           what stands for it in the record
 //! ```
 
+pub mod body;
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;
@@ -28,4 +29,5 @@ pub mod own;
 pub mod pattern;
 pub mod placeholder;
 pub mod rule;
+pub mod stream;
 pub mod vault;
