@@ -9,3 +9,4 @@
 //! as they are, up to `record.max_body`.
 
 pub mod mask;
+pub mod signed;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::row::{BodyRow, ExchangeRow};
 use super::{BodyBudget, BodyLease, Record, RecordPermit};
 use crate::error::{Fault, Faulty};
-use crate::http::body::Observer;
+use crate::http::body::{BodyError, Observer};
 use crate::inspect::mask::{self, Masked};
 use crate::limits::MAX_CHUNK_MARKS;
 use crate::telemetry::Metrics;
@@ -218,7 +218,7 @@ impl<F: Fn()> Observer for Tap<F> {
         (self.on_end)();
     }
 
-    fn failed(&self, error: &hyper::Error) {
+    fn failed(&self, error: &BodyError) {
         self.exchange.failed(&match self.direction {
             Direction::Request => Cut::Request(error.to_string()),
             Direction::Response => Cut::Response(error.to_string()),
