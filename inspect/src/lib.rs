@@ -15,6 +15,7 @@
 //! vault, fingerprint    placeholders and back; what stands in the record
 //! ```
 
+pub mod body;
 pub mod engine;
 pub mod judge;
 pub mod known;

@@ -13,3 +13,7 @@ pub const MAX_VALUE_BYTES: usize = 16 * 1024;
 pub const MAX_DECODED_BYTES: usize = 64 * 1024 * 1024;
 /// Content encodings around one body; encodings around one value.
 pub const MAX_NESTING: usize = 5;
+/// Decoded bytes for each encoded byte of a content encoding; gzip cannot do more than 1032.
+pub const MAX_RATIO: usize = 1100;
+/// Decoded bytes that a content encoding may make of anything: tiny bodies compress well.
+pub const MAX_RATIO_FREE_BYTES: usize = 1024 * 1024;
