@@ -9,7 +9,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use regex_automata::meta::Regex;
+use regex_automata::util::captures::Captures;
 
+use crate::filter::Candidate;
 use crate::known::Known;
 use crate::rule::{Confidence, Rule, Tier};
 
@@ -116,13 +118,15 @@ impl Engine {
         }
         for (index, compiled) in self.rules.iter().enumerate() {
             for captures in compiled.regex.captures_iter(text) {
-                let span = captures.get_group(1).or_else(|| captures.get_group(0));
-                let confidence = compiled.rule.confidence;
-                all.extend(span.map(|s| Match {
-                    span: s.range(),
-                    by: By::Rule(index),
-                    confidence,
-                }));
+                let Some(matched) = captures.get_match().map(|whole| whole.range()) else {
+                    continue;
+                };
+                let secret = secret(&captures).unwrap_or_else(|| matched.clone());
+                let candidate = Candidate { text, matched, secret: secret.clone() };
+                if !compiled.rule.filter.drops(&candidate) {
+                    let confidence = compiled.rule.confidence;
+                    all.push(Match { span: secret, by: By::Rule(index), confidence });
+                }
             }
         }
         all.sort_by_key(|m| (m.span.start, self.tier(m.by), std::cmp::Reverse(m.span.end)));
@@ -141,6 +145,12 @@ impl Engine {
             By::Rule(index) => self.rule(index).map_or(Tier::Contextual, |rule| rule.tier),
         }
     }
+}
+
+/// The first group that took part and is not empty.
+fn secret(captures: &Captures) -> Option<Range<usize>> {
+    let mut groups = captures.iter().skip(1).flatten();
+    groups.find(|group| !group.is_empty()).map(|group| group.range())
 }
 
 /// A text that grows piece by piece. For any cutting of a text into pieces, what leaves is, put

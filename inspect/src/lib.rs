@@ -17,7 +17,9 @@
 
 pub mod body;
 pub mod engine;
+pub mod filter;
 pub mod judge;
 pub mod known;
 pub mod limits;
 pub mod rule;
+pub mod stream;
