@@ -10,18 +10,27 @@
 //! scopes       vaults: one for each job or login session
 //! judge        what happens to a secret: one for each direction of an exchange
 //! findings     what was found, for the record
+//! body         bodies as a whole
+//! transform    bodies while they pass
+//! heads        targets, fields and trailers of requests
+//! signed       requests that must not be changed
 //! mask         heads, for the record
+//! recorded     bodies, for the record
 //! keys         the fingerprint key and registered values, from their files
 //! ```
 
+pub mod body;
 pub mod findings;
+pub mod heads;
 pub mod inspection;
 pub mod judge;
 pub mod keys;
 pub mod mask;
+pub mod recorded;
 pub mod refused;
 pub mod scopes;
 pub mod signed;
+pub mod transform;
 
 pub use inspection::{InspectError, Inspection};
 pub use judge::{Looking, Plan, Side};

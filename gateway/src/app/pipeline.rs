@@ -89,7 +89,6 @@ struct Flow {
     standing: Standing,
     record: OpenFlow,
     /// Whose secrets its exchanges carry.
-    #[expect(dead_code, reason = "exchanges are looked at in the next change")]
     scope: Arc<Scope>,
     /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
     _place: Place,

@@ -2,32 +2,37 @@
 //!
 //! - input: a parsed request of a permitted flow
 //! - output: a response, upstream's or weir's own
-//! - bound: one recorder slot; bodies stream through
+//! - bound: one recorder slot; bodies stream through, or are judged as a whole
 //! - on failure: an HTTP status with the request id, and the outcome in the row
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use uuid::Uuid;
 
+use self::response::Asked;
 use self::row::proto;
 use self::upstream::{Lease, send};
+use self::whole::WholeError;
 use super::HttpFlow;
-use crate::error::Faulty;
+use crate::error::{Fault, Faulty};
 use crate::forward::ForwardError;
-use crate::http::body::{Live, Observed, RequestBody, ResponseBody};
-use crate::http::{HttpError, head, respond};
-use crate::inspect::mask;
+use crate::http::body::ResponseBody;
+use crate::http::{HttpError, framing, head, respond};
+use crate::inspect::{Refused, mask};
 use crate::policy::Denied;
-use crate::record::exchange::{Direction, OpenExchange};
+use crate::record::exchange::OpenExchange;
 use crate::tls::Protocol;
 
+mod request;
+mod response;
 mod row;
 mod switch;
 mod upstream;
+mod whole;
 
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
@@ -37,6 +42,39 @@ enum ExchangeError {
     Denied(#[from] Denied),
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Whole(#[from] WholeError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+}
+
+/// An answer that the client does not get.
+#[derive(Debug, thiserror::Error)]
+enum AnswerError {
+    #[error("upstream's answer is refused: {0}")]
+    Refused(Refused),
+    #[error("upstream's answer is refused: {0}")]
+    Whole(WholeError),
+    #[error("upstream's answer is refused: it is a part of a body, which cannot be inspected")]
+    Partial,
+}
+
+impl Faulty for AnswerError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Whole(WholeError::NoMemory) => Fault::Capacity,
+            Self::Refused(_) | Self::Whole(_) | Self::Partial => Fault::Policy,
+        }
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Whole(WholeError::NoMemory) => "inspect_memory",
+            Self::Refused(_) | Self::Whole(_) | Self::Partial => "answer_refused",
+        }
+    }
 }
 
 impl ExchangeError {
@@ -45,6 +83,9 @@ impl ExchangeError {
             Self::Http(e) => e,
             Self::Denied(e) => e,
             Self::Forward(e) => e,
+            Self::Refused(e) => e,
+            Self::Whole(e) => e,
+            Self::Answer(e) => e,
         }
     }
 
@@ -55,6 +96,10 @@ impl ExchangeError {
     fn rule(&self) -> Option<&'static str> {
         match self {
             Self::Denied(denied) => Some(denied.rule()),
+            Self::Refused(refused) | Self::Answer(AnswerError::Refused(refused)) => {
+                Some(refused.rule())
+            }
+            Self::Whole(_) | Self::Answer(_) => Some("inspect.max_body"),
             Self::Http(_) | Self::Forward(_) => None,
         }
     }
@@ -79,9 +124,11 @@ pub(super) async fn handle(
     };
     http.flow.record.edit(|row| row.exchanges += 1);
     let row = row::row(&http, &request, id);
-    let budget = shared.recorder.body_budget().clone();
+    let recorder = shared.recorder.clone();
     let (metrics, max) = (Arc::clone(&shared.metrics), shared.config.record.max_body_bytes);
-    let exchange = OpenExchange::begin(row, permit, budget, metrics, max, shared.shutdown.clone());
+    let looking = shared.inspection.look(&http.flow.scope, &http.name);
+    let stop = shared.shutdown.clone();
+    let exchange = OpenExchange::begin(row, permit, recorder, looking, metrics, max, stop);
     exchange.request_head(request.headers(), mask::headers(request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
@@ -126,48 +173,34 @@ async fn forward(
     // Again with every request: jobs end and tokens expire while connections are open.
     http.flow.vouched((http.scheme == "https").then_some(host.as_str()))?;
 
-    let upgrade =
-        head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+    let looking = worker.shared.inspection.look(&http.flow.scope, &host);
+    exchange.looked_at_by(&looking);
+    let (up, down) = (looking.request(), looking.response());
+    let wants_upgrade = head::wants_upgrade(&parts) && switch::ask(&mut parts, &looking);
+    let upgrade = wants_upgrade.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
     head::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
+    if down.changes() {
+        framing::ask_readable(&mut parts.headers);
+    }
 
     let lease = Lease::new(http);
-    let body = Observed::new(Live(body), {
-        let (lease, ended) = (Rc::clone(&lease), exchange.clone());
-        exchange.observer(Direction::Request, move || {
-            lease.http().finished_asking();
-            lease.release(&ended);
-        })
-    });
+    let body = Box::pin(request::prepare(http, exchange, &up, &lease, &mut parts, body)).await?;
     let (sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
     exchange.edit(|row| row.upstream_proto = proto(sender.protocol()));
+    let asked = Asked { method: parts.method.clone(), path: parts.uri.path().to_owned() };
     head::for_upstream(&mut parts, &authority, sender.protocol(), http.scheme)?;
-    let request = Request::from_parts(parts, RequestBody::Live(body));
-    let (sender, response) = send(http, sender, used, request).await?;
+    let request = Request::from_parts(parts, body);
+    let (sender, response) = match send(http, sender, used, request).await {
+        Ok(answered) => answered,
+        // What broke off was the request, because of what was found in it.
+        Err(_unsent) if up.is_refused() => return Err(up.refused().into()),
+        Err(unsent) => return Err(unsent),
+    };
     let masked = mask::headers(response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {
-        return Ok(switch::switch(http, exchange, response, client));
+        return Ok(switch::switch(http, exchange, &looking, response, client)?);
     }
     lease.fill(sender);
-    Ok(relay(http, exchange, lease, response))
-}
-
-/// Passes upstream's response on, its body as it comes.
-fn relay(
-    http: &HttpFlow,
-    exchange: &OpenExchange,
-    lease: Rc<Lease>,
-    response: Response<Incoming>,
-) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    head::strip_hop_by_hop(&mut parts.headers, false);
-    parts.version = match http.downstream {
-        Protocol::H1 => Version::HTTP_11,
-        Protocol::H2 => Version::HTTP_2,
-    };
-    let observer = {
-        let ended = exchange.clone();
-        exchange.observer(Direction::Response, move || lease.release(&ended))
-    };
-    Response::from_parts(parts, ResponseBody::Live(Observed::new(Live(body), observer)))
+    Box::pin(response::relay(http, exchange, lease, &down, &asked, response)).await
 }
