@@ -12,7 +12,7 @@
 //! findings     what was found, for the record
 //! body         bodies as a whole
 //! transform    bodies while they pass
-//! heads        targets, fields and trailers of requests
+//! rewrite      targets, fields and trailers of requests in which secrets are replaced
 //! signed       requests that must not be changed
 //! mask         heads, for the record
 //! recorded     bodies, for the record
@@ -21,13 +21,13 @@
 
 pub mod body;
 pub mod findings;
-pub mod heads;
 pub mod inspection;
 pub mod judge;
 pub mod keys;
 pub mod mask;
 pub mod recorded;
 pub mod refused;
+pub mod rewrite;
 pub mod scopes;
 pub mod signed;
 pub mod transform;

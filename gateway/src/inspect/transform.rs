@@ -15,9 +15,9 @@ use weir_inspect::judge::Judge;
 use weir_inspect::known::Known;
 use weir_inspect::stream::{self, Stream};
 
-use super::heads;
 use super::judge::{Restorer, Side};
 use super::refused::Refused;
+use super::rewrite;
 use crate::http::body::{Filter, Stopped};
 
 /// Who is told what happens to a body.
@@ -156,7 +156,7 @@ impl<W: Watcher> Filter for Passing<W> {
         if !self.side.is_request() {
             return Ok(());
         }
-        heads::fields(&self.side, trailers).map(drop).map_err(|refused| {
+        rewrite::fields(&self.side, trailers).map(drop).map_err(|refused| {
             self.watcher.refused(&refused);
             REFUSED
         })

@@ -22,7 +22,7 @@ use crate::http::{HttpError, framing};
 use crate::inspect::judge::{Direction, Plan, Side};
 use crate::inspect::refused::Refused;
 use crate::inspect::transform::{Passing, Watcher};
-use crate::inspect::{body, heads, mask, signed};
+use crate::inspect::{body, mask, rewrite, signed};
 use crate::record::exchange::OpenExchange;
 
 /// Judges a request. What it may ask for in answer is corrected, too.
@@ -36,7 +36,7 @@ pub(super) async fn prepare(
 ) -> Result<RequestBody, ExchangeError> {
     let signed = signed::signed(parts);
     let plan = side.plan();
-    if plan != Plan::Original && heads::request(side, parts)? {
+    if plan != Plan::Original && rewrite::request(side, parts)? {
         if signed.is_some() {
             return Err(side.cannot_be_changed().into());
         }
@@ -63,7 +63,7 @@ pub(super) async fn prepare(
     })?;
     let mut trailers = read.trailers;
     if let Some(trailers) = &mut trailers {
-        heads::fields(side, trailers)?;
+        rewrite::fields(side, trailers)?;
     }
     if judged.is_changed {
         if signed.is_some() {
