@@ -9,12 +9,14 @@
 //! inspection   rules, registered values, scopes: one for the gateway
 //! scopes       vaults: one for each job or login session
 //! judge        what happens to a secret: one for each direction of an exchange
+//! heads        heads of requests, on their way out
 //! findings     what was found, for the record
 //! mask         heads, for the record
 //! keys         the fingerprint key and registered values, from their files
 //! ```
 
 pub mod findings;
+mod heads;
 pub mod inspection;
 pub mod judge;
 pub mod keys;

@@ -17,10 +17,11 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
-use super::row::{BodyRow, ExchangeRow};
+use super::row::{BodyRow, ExchangeRow, FindingRow};
 use super::{BodyBudget, BodyLease, Record, RecordPermit};
 use crate::error::{Fault, Faulty};
 use crate::http::body::Observer;
+use crate::inspect::findings::{Action, Findings};
 use crate::inspect::mask::{self, Masked};
 use crate::limits::MAX_CHUNK_MARKS;
 use crate::telemetry::Metrics;
@@ -43,6 +44,7 @@ struct Inner {
     request: RefCell<BodyTrack>,
     response: RefCell<BodyTrack>,
     permit: Cell<Option<RecordPermit>>,
+    findings: RefCell<Findings>,
     budget: BodyBudget,
     metrics: Arc<Metrics>,
     max_body_bytes: usize,
@@ -101,6 +103,7 @@ impl OpenExchange {
             request: RefCell::default(),
             response: RefCell::default(),
             permit: Cell::new(Some(permit)),
+            findings: RefCell::default(),
             budget,
             metrics,
             max_body_bytes,
@@ -113,6 +116,11 @@ impl OpenExchange {
     /// Changes the row.
     pub fn edit(&self, change: impl FnOnce(&mut ExchangeRow)) {
         change(&mut self.0.row.borrow_mut());
+    }
+
+    /// Secrets that are found until it ends.
+    pub fn findings(&self, findings: Findings) {
+        *self.0.findings.borrow_mut() = findings;
     }
 
     /// Notes the request head.
@@ -368,6 +376,10 @@ impl Drop for Inner {
         }
         let mut bodies = request.pieces(&row, 1);
         bodies.extend(response.pieces(&row, 2));
-        permit.send(Record::Exchange(row, bodies));
+        let found = self.findings.borrow().take();
+        row.findings = found.count;
+        row.finding_action = found.action.map_or("", Action::as_str);
+        let findings = found.all.into_iter().map(|one| FindingRow::of(&row, one)).collect();
+        permit.send(Record::Exchange(row, bodies, findings));
     }
 }

@@ -87,7 +87,7 @@ pub(super) async fn handle(
     let budget = shared.recorder.body_budget().clone();
     let (metrics, max) = (Arc::clone(&shared.metrics), shared.config.record.max_body_bytes);
     let exchange = OpenExchange::begin(row, permit, budget, metrics, max, shared.shutdown.clone());
-    exchange.request_head(request.headers(), mask::headers(request.headers()));
+    exchange.request_head(request.headers(), mask::headers(&http.flow.lens(), request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
         Err(error) => {
@@ -148,7 +148,7 @@ async fn forward(
     head::for_upstream(&mut parts, &authority, sender.protocol(), http.scheme)?;
     let request = Request::from_parts(parts, RequestBody::Downstream(body));
     let (sender, response) = send(http, sender, used, request).await?;
-    let masked = mask::headers(response.headers());
+    let masked = mask::headers(&http.flow.lens(), response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {
         return Ok(switch(http, exchange, response, client));
@@ -271,7 +271,8 @@ fn row(http: &HttpFlow, request: &Request<Incoming>, id: Uuid) -> ExchangeRow {
     let flow = &http.flow;
     let identity = &flow.identity;
     let dst = flow.captured.orig_dst.0;
-    let query = request.uri().query().map(|q| mask::query(q).into_inner());
+    let lens = flow.lens();
+    let query = request.uri().query().map(|q| mask::query(&lens, q).into_inner());
     ExchangeRow {
         ts: flow.worker.shared.seams.clock.wall().0,
         exchange_id: id,
@@ -290,7 +291,7 @@ fn row(http: &HttpFlow, request: &Request<Incoming>, id: Uuid) -> ExchangeRow {
         proto: proto(http.downstream),
         upstream_proto: "",
         method: request.method().to_string(),
-        path: request.uri().path().to_owned(),
+        path: mask::path(&lens, request.uri().path()).into_inner(),
         query_masked: query.unwrap_or_default(),
         status: 0,
         decision: ALLOW,
@@ -310,6 +311,8 @@ fn row(http: &HttpFlow, request: &Request<Incoming>, id: Uuid) -> ExchangeRow {
         resp_body: 0,
         chunk_us: Vec::new(),
         chunk_bytes: Vec::new(),
+        findings: 0,
+        finding_action: "",
         who: Arc::clone(&identity.who),
     }
 }
