@@ -9,6 +9,7 @@
 //! inspection   rules, registered values, scopes: one for the gateway
 //! scopes       vaults: one for each job or login session
 //! judge        what happens to a secret: one for each direction of an exchange
+//! heads        heads of requests, on their way out
 //! findings     what was found, for the record
 //! body         bodies as a whole
 //! transform    bodies while they pass
@@ -21,6 +22,7 @@
 
 pub mod body;
 pub mod findings;
+mod heads;
 pub mod inspection;
 pub mod judge;
 pub mod keys;

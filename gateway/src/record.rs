@@ -39,15 +39,15 @@ pub use budget::{BodyBudget, BodyLease};
 pub use stats::RecordStats;
 pub use writer::WriterThread;
 
-use row::{BodyRow, DnsRow, ExchangeRow, FlowRow, GapRow, HeartbeatRow, Producer};
+use row::{BodyRow, DnsRow, ExchangeRow, FindingRow, FlowRow, GapRow, HeartbeatRow, Producer};
 
 /// Something to be recorded.
 #[derive(Debug)]
 pub enum Record {
     /// A closed flow.
     Flow(Box<FlowRow>),
-    /// A finished exchange and the pieces of its bodies.
-    Exchange(Box<ExchangeRow>, Vec<BodyRow>),
+    /// A finished exchange, the pieces of its bodies, and the secrets in them.
+    Exchange(Box<ExchangeRow>, Vec<BodyRow>, Vec<FindingRow>),
     /// Known loss.
     Gap(GapRow),
     /// A sign of life.

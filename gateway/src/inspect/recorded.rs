@@ -1,18 +1,16 @@
-//! Heads and bodies as they are recorded: decoded, and every secret in them replaced.
+//! Bodies as they are recorded: decoded, and every secret in them replaced.
 //!
 //! - input: what was kept of a body, and who looks at its exchange
 //! - output: [`Masked`] bytes; findings go to the exchange's
 //! - bound: `weir_inspect::limits::MAX_DECODED_BYTES` decoded, of which [`Raw::max`] are kept
 //! - on failure: [`Unmaskable`]; such a body is not recorded
 
-use weir_inspect::body::{BodyKind, Error, Masker};
+use weir_inspect::body::{BodyKind, Masker};
 use weir_inspect::engine::End;
-use weir_inspect::judge::{Found, Judge, Verdict};
-use weir_inspect::known::Known;
 use weir_inspect::limits::{LOOK_BEHIND_BYTES, MAX_HELD_BYTES};
 use weir_inspect::stream::Stream;
 
-use super::judge::{Direction, Looking, Side};
+use super::judge::{Direction, Looking};
 use super::mask::{self, Masked};
 
 /// What was kept of a body.
@@ -76,77 +74,4 @@ fn mask_end(masker: &mut Masker<'_>, data: &mut Vec<u8>) -> Result<(), Unmaskabl
     let mut stream = Stream::text();
     let pushed = stream.push(masker, &tail, data);
     pushed.and_then(|()| stream.finish(masker, End::Cut, data)).map_err(|_refused| Unmaskable)
-}
-
-/// The texts of an exchange's row.
-#[derive(Debug)]
-pub struct Heads<'a> {
-    /// Path of the request.
-    pub path: &'a mut String,
-    /// Its query.
-    pub query: &'a mut String,
-    /// Fields of the request.
-    pub request: &'a mut Vec<(String, String)>,
-    /// Fields of the answer.
-    pub response: &'a mut Vec<(String, String)>,
-}
-
-/// Masks what is left in heads after [`mask::headers`] and [`mask::query`]: secrets under names that
-/// say nothing. What cannot be judged is left out whole.
-pub fn heads(looking: &Looking, heads: &mut Heads<'_>) {
-    let side = looking.request();
-    let known = side.known();
-    if is_clean(&side, &known, heads) {
-        return;
-    }
-    let mut judge = side.recorder();
-    let mut masker = Masker::new(side.engine(), &known, &mut judge);
-    masker.at.enter("url");
-    for text in [&mut *heads.path, &mut *heads.query] {
-        let masked = masker.url(text.as_bytes());
-        replace(text, masked);
-    }
-    fields(Masker::new(side.engine(), &known, &mut judge), heads.request);
-    let side = looking.response();
-    fields(Masker::new(side.engine(), &known, &mut side.recorder()), heads.response);
-}
-
-fn fields(mut masker: Masker<'_>, fields: &mut [(String, String)]) {
-    masker.at.enter("header");
-    for (name, value) in fields {
-        let masked = masker.header(name, value.as_bytes());
-        replace(value, masked);
-    }
-}
-
-fn replace(text: &mut String, masked: Result<Option<Vec<u8>>, Error>) {
-    match masked {
-        Ok(None) => {}
-        Ok(Some(masked)) => *text = String::from_utf8_lossy(&masked).into_owned(),
-        Err(_unreadable) => mask::MASK.clone_into(text),
-    }
-}
-
-/// Whether there is nothing to find: asked first, and of everything at once, since that is nearly
-/// always so.
-fn is_clean(side: &Side, known: &Known, heads: &Heads<'_>) -> bool {
-    let mut all = format!("{}?{}\n", heads.path, heads.query);
-    for (name, value) in heads.request.iter().chain(heads.response.iter()) {
-        all.push_str(name);
-        all.push_str(": ");
-        all.push_str(value);
-        all.push('\n');
-    }
-    let mut anything = Anything(false);
-    let looked = Masker::new(side.engine(), known, &mut anything).text(all.as_bytes());
-    looked.is_ok() && !anything.0
-}
-
-struct Anything(bool);
-
-impl Judge for Anything {
-    fn judge(&mut self, _: &Found<'_>) -> Verdict {
-        self.0 = true;
-        Verdict::Keep
-    }
 }

@@ -14,12 +14,12 @@ use http::uri::{PathAndQuery, Uri};
 use weir_inspect::body::Masker;
 use weir_inspect::judge::{Found, Judge, Verdict};
 
-use super::judge::{Side, SideJudge};
+use super::judge::{Looking, Plan, Side, SideJudge};
 use super::mask;
 use super::refused::Refused;
 use crate::config::HostPattern;
 
-/// Judges a request's head; says whether something was replaced.
+/// Judges a request's head where secrets are replaced; says whether one was.
 ///
 /// # Errors
 /// [`Refused`]
@@ -47,11 +47,23 @@ fn target(side: &Side, uri: &mut Uri) -> Result<bool, Refused> {
     Ok(true)
 }
 
+/// Judges the trailers of a request whose body has passed.
+///
+/// # Errors
+/// [`Refused`]
+pub fn trailers(looking: &Looking, trailers: &mut HeaderMap) -> Result<(), Refused> {
+    let side = looking.request();
+    if side.plan() == Plan::Output {
+        fields(&side, trailers)?;
+    }
+    looking.request_trailers(trailers)
+}
+
 /// Judges fields, or trailers; says whether something was replaced.
 ///
 /// # Errors
 /// [`Refused`]
-pub fn fields(side: &Side, fields: &mut HeaderMap) -> Result<bool, Refused> {
+fn fields(side: &Side, fields: &mut HeaderMap) -> Result<bool, Refused> {
     let known = side.known();
     let mut judge = Sender { inner: side.decider(), side };
     let mut masker = Masker::new(side.deciding_engine(), &known, &mut judge);
@@ -78,7 +90,8 @@ impl Judge for Sender<'_> {
         // Cookies are what a host gave before, and everything else that a program puts there.
         let name = found.at.last();
         let is_credential = name != "cookie" && mask::is_credential_field(name);
-        if is_credential && found.known.is_none() && may_go(found.hosts, self.side.host()) {
+        // Of a known value `Looking::request_head` says where it may go.
+        if is_credential && (found.known.is_some() || may_go(found.hosts, self.side.host())) {
             return Verdict::Keep;
         }
         self.inner.judge(found)

@@ -156,7 +156,7 @@ impl<W: Watcher> Filter for Passing<W> {
         if !self.side.is_request() {
             return Ok(());
         }
-        rewrite::fields(&self.side, trailers).map(drop).map_err(|refused| {
+        rewrite::trailers(self.side.looking(), trailers).map_err(|refused| {
             self.watcher.refused(&refused);
             REFUSED
         })

@@ -164,20 +164,6 @@ impl OpenExchange {
         self.track(direction).borrow_mut().content_encoding.clear();
     }
 
-    /// Notes the head that upstream gets.
-    pub fn request_changed(
-        &self,
-        path: &str,
-        query: String,
-        headers: Masked<Vec<(String, String)>>,
-    ) {
-        self.edit(|row| {
-            path.clone_into(&mut row.path);
-            row.query_masked = query;
-            row.req_headers = headers.into_inner();
-        });
-    }
-
     /// Whether both bodies came to their end.
     pub fn both_ended(&self) -> bool {
         self.0.request.borrow().ended && self.0.response.borrow().ended

@@ -19,11 +19,12 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::exchange::Kept;
-use super::row::{BodyRow, ExchangeRow};
+use super::row::{BodyRow, ExchangeRow, FindingRow};
 use super::{BodyLease, Record, RecordError, RecordPermit, RecordStats, Shared};
+use crate::inspect::findings::Action;
 use crate::inspect::judge::{Direction, Looking};
-use crate::inspect::mask::{MASK, Masked};
-use crate::inspect::recorded::{self, Heads, Raw};
+use crate::inspect::mask::Masked;
+use crate::inspect::recorded::{self, Raw};
 use crate::limits;
 
 /// Nap while there is traffic.
@@ -63,6 +64,9 @@ pub(super) struct Queue(Sender<Job>);
 impl Queue {
     /// Never blocks. Every job has a permit, of which there are no more than places.
     pub(super) fn send(&self, job: Job) {
+        if job.bodies.is_empty() {
+            return job.without_bodies();
+        }
         if let Err(mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) =
             self.0.try_send(job)
         {
@@ -132,12 +136,6 @@ impl Work {
             return job.without_bodies();
         }
         let Job { permit, mut row, bodies, looking } = job;
-        // A bug in a decoder must cost what it is about, not the record.
-        let heads = catch_unwind(AssertUnwindSafe(|| mask_heads(&looking, &mut row)));
-        if heads.is_err() {
-            tracing::error!("masking a head panicked: it is not recorded");
-            clear_heads(&mut row);
-        }
         let mut rows = Vec::new();
         for body in bodies {
             let direction = body.direction;
@@ -154,7 +152,7 @@ impl Work {
                 }
             }
         }
-        permit.send(Record::Exchange(row, rows));
+        send(permit, row, rows, &looking);
     }
 
     /// Its bytes, whether some are left out, and its type.
@@ -187,17 +185,13 @@ impl Work {
     }
 }
 
-fn mask_heads(looking: &Looking, row: &mut ExchangeRow) {
-    let ExchangeRow { path, query_masked, req_headers, resp_headers, .. } = row;
-    let (request, response) = (req_headers, resp_headers);
-    recorded::heads(looking, &mut Heads { path, query: query_masked, request, response });
-}
-
-fn clear_heads(row: &mut ExchangeRow) {
-    row.path = MASK.to_owned();
-    row.query_masked.clear();
-    row.req_headers.clear();
-    row.resp_headers.clear();
+/// Queues the row with what was found, now that everybody has looked.
+fn send(permit: RecordPermit, mut row: Box<ExchangeRow>, bodies: Vec<BodyRow>, looking: &Looking) {
+    let found = looking.findings().take();
+    row.findings = found.count;
+    row.finding_action = found.action.map_or("", Action::as_str);
+    let findings = found.all.into_iter().map(|one| FindingRow::of(&row, one)).collect();
+    permit.send(Record::Exchange(row, bodies, findings));
 }
 
 fn set_state(row: &mut ExchangeRow, direction: Direction, kept: Kept) {
@@ -210,12 +204,11 @@ fn set_state(row: &mut ExchangeRow, direction: Direction, kept: Kept) {
 impl Job {
     /// The row without the bodies, which it calls dropped.
     fn without_bodies(self) {
-        let Self { permit, mut row, bodies, .. } = self;
+        let Self { permit, mut row, bodies, looking } = self;
         for body in bodies {
             set_state(&mut row, body.direction, Kept::Dropped);
         }
-        clear_heads(&mut row);
-        permit.send(Record::Exchange(row, Vec::new()));
+        send(permit, row, Vec::new(), &looking);
     }
 }
 

@@ -251,7 +251,10 @@ impl Work {
     fn write(&mut self, record: Record) {
         match record {
             Record::Flow(row) => self.append(row.as_ref()),
-            Record::Exchange(row, bodies) => self.write_exchange(*row, bodies),
+            Record::Exchange(row, bodies, findings) => {
+                findings.iter().for_each(|finding| self.append(finding));
+                self.write_exchange(*row, bodies);
+            }
             Record::Gap(row) => self.append(&row),
             Record::Heartbeat(row) => self.append(row.as_ref()),
             Record::Dns(row) => self.append(row.as_ref()),

@@ -129,7 +129,7 @@ pub(super) async fn handle(
     let looking = shared.inspection.look(&http.flow.scope, &http.name);
     let stop = shared.shutdown.clone();
     let exchange = OpenExchange::begin(row, permit, recorder, looking, metrics, max, stop);
-    exchange.request_head(request.headers(), mask::headers(request.headers()));
+    exchange.request_head(request.headers(), mask::headers(&http.flow.lens(), request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
         Err(error) => {
@@ -184,7 +184,8 @@ async fn forward(
     }
 
     let lease = Lease::new(http);
-    let body = Box::pin(request::prepare(http, exchange, &up, &lease, &mut parts, body)).await?;
+    let body =
+        Box::pin(request::prepare(http, exchange, &looking, &lease, &mut parts, body)).await?;
     let (sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
     exchange.edit(|row| row.upstream_proto = proto(sender.protocol()));
     let asked = Asked { method: parts.method.clone(), path: parts.uri.path().to_owned() };
@@ -196,7 +197,7 @@ async fn forward(
         Err(_unsent) if up.is_refused() => return Err(up.refused().into()),
         Err(unsent) => return Err(unsent),
     };
-    let masked = mask::headers(response.headers());
+    let masked = mask::headers(&http.flow.lens(), response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {
         return Ok(switch::switch(http, exchange, &looking, response, client)?);

@@ -30,6 +30,11 @@ impl Side {
         self.looking.0.refused.get().is_some()
     }
 
+    /// The eyes on both sides.
+    pub(in crate::inspect) fn looking(&self) -> &Looking {
+        &self.looking
+    }
+
     /// The host that the exchange is with.
     pub fn host(&self) -> &str {
         self.looking.host()

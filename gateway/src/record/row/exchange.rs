@@ -90,6 +90,10 @@ row! {
         chunk_us: Vec<u64> = "Array(UInt64)",
         /// Streamed responses: bytes of each of those chunks.
         chunk_bytes: Vec<u64> = "Array(UInt64)",
+        /// Secrets that were found in the bodies, those without a row in `findings` included.
+        findings: u32 = "UInt32",
+        /// The strongest thing that was done about them, empty without any.
+        finding_action: &'static str = "LowCardinality(String)",
     }
 }
 

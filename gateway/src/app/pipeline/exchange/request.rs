@@ -19,31 +19,28 @@ use super::whole::{self, Read, WholeError};
 use crate::config::inspect::Mode;
 use crate::http::body::{BodyError, Filtered, Live, Observed, Observer, RequestBody, Whole};
 use crate::http::{HttpError, framing};
-use crate::inspect::judge::{Direction, Plan, Side};
+use crate::inspect::judge::{Direction, Looking, Plan};
 use crate::inspect::refused::Refused;
 use crate::inspect::transform::{Passing, Watcher};
-use crate::inspect::{body, mask, rewrite, signed};
+use crate::inspect::{body, rewrite, signed};
 use crate::record::exchange::OpenExchange;
 
 /// Judges a request. What it may ask for in answer is corrected, too.
 pub(super) async fn prepare(
     http: &HttpFlow,
     exchange: &OpenExchange,
-    side: &Side,
+    looking: &Looking,
     lease: &Rc<Lease>,
     parts: &mut Parts,
     incoming: Incoming,
 ) -> Result<RequestBody, ExchangeError> {
+    let side = &looking.request();
     let signed = signed::signed(parts);
     let plan = side.plan();
-    if plan != Plan::Original && rewrite::request(side, parts)? {
-        if signed.is_some() {
-            return Err(side.cannot_be_changed().into());
-        }
-        let query = parts.uri.query().map(|query| mask::query(query).into_inner());
-        let headers = mask::headers(&parts.headers);
-        exchange.request_changed(parts.uri.path(), query.unwrap_or_default(), headers);
+    if plan == Plan::Output && rewrite::request(side, parts)? && signed.is_some() {
+        return Err(side.cannot_be_changed().into());
     }
+    looking.request_head(&parts.headers, &parts.uri)?;
     let observer = observer(exchange, lease);
     let live = Live(incoming);
     if live.is_end_stream() || plan == Plan::Original {
@@ -63,7 +60,7 @@ pub(super) async fn prepare(
     })?;
     let mut trailers = read.trailers;
     if let Some(trailers) = &mut trailers {
-        rewrite::fields(side, trailers)?;
+        rewrite::trailers(looking, trailers)?;
     }
     if judged.is_changed {
         if signed.is_some() {

@@ -34,7 +34,8 @@ pub(super) fn row<B>(http: &HttpFlow, request: &Request<B>, id: Uuid) -> Exchang
     let flow = &http.flow;
     let identity = &flow.identity;
     let dst = flow.captured.orig_dst.0;
-    let query = request.uri().query().map(|q| mask::query(q).into_inner());
+    let lens = flow.lens();
+    let query = request.uri().query().map(|q| mask::query(&lens, q).into_inner());
     ExchangeRow {
         ts: flow.worker.shared.seams.clock.wall().0,
         exchange_id: id,
@@ -53,7 +54,7 @@ pub(super) fn row<B>(http: &HttpFlow, request: &Request<B>, id: Uuid) -> Exchang
         proto: proto(http.downstream),
         upstream_proto: "",
         method: request.method().to_string(),
-        path: request.uri().path().to_owned(),
+        path: mask::path(&lens, request.uri().path()).into_inner(),
         query_masked: query.unwrap_or_default(),
         status: 0,
         decision: ALLOW,
@@ -73,6 +74,8 @@ pub(super) fn row<B>(http: &HttpFlow, request: &Request<B>, id: Uuid) -> Exchang
         resp_body: 0,
         chunk_us: Vec::new(),
         chunk_bytes: Vec::new(),
+        findings: 0,
+        finding_action: "",
         who: Arc::clone(&identity.who),
     }
 }
