@@ -23,6 +23,7 @@ pub mod fingerprint;
 pub mod judge;
 pub mod known;
 pub mod limits;
+pub mod pattern;
 pub mod placeholder;
 pub mod rule;
 pub mod stream;

@@ -23,3 +23,9 @@ pub const MAX_STREAM_TEMPLATE_BYTES: usize = 16 * 1024;
 pub const MAX_RATIO: usize = 1100;
 /// Decoded bytes that a content encoding may make of anything: tiny bodies compress well.
 pub const MAX_RATIO_FREE_BYTES: usize = 1024 * 1024;
+/// Bytes of one pattern in a rule file.
+pub const MAX_PATTERN_BYTES: usize = 32 * 1024;
+/// Groups within groups of a pattern.
+pub const MAX_PATTERN_NESTING: u32 = 100;
+/// Bytes of the automaton that one pattern, or one list of patterns, compiles to.
+pub const MAX_COMPILED_BYTES: usize = 4 * 1024 * 1024;
