@@ -11,6 +11,12 @@ use crate::body::{self, Masker};
 use crate::engine::End;
 
 mod channel;
+mod event;
+mod fragment;
+mod json;
+mod shape;
+mod sse;
+mod string;
 mod unit;
 
 /// A body that is masked while it passes. Bytes leave when no secret can begin before them any
@@ -24,6 +30,7 @@ pub struct Stream {
 
 #[derive(Debug)]
 enum Framing {
+    Sse(Box<sse::Sse>),
     Text(Box<channel::Open>),
     /// Not read yet: fails closed.
     Unread,
@@ -64,7 +71,7 @@ impl Stream {
 
     /// Server-sent events (`text/event-stream`).
     pub fn sse() -> Self {
-        Self::new(Framing::Unread)
+        Self::new(Framing::Sse(Box::default()))
     }
 
     /// A JSON array whose elements come one by one, as Gemini sends it.
@@ -113,6 +120,7 @@ impl Stream {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         self.once(|framing| match framing {
+            Framing::Sse(sse) => sse.push(masker, chunk, out),
             Framing::Text(open) => open.push(masker, chunk, out),
             Framing::Unread => Err(Error::Malformed("framing is not read yet")),
         })
@@ -129,6 +137,7 @@ impl Stream {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         self.once(|framing| match framing {
+            Framing::Sse(sse) => sse.finish(masker, end, out),
             Framing::Text(open) => open.finish(masker, end, out),
             Framing::Unread => Ok(()),
         })
@@ -137,6 +146,7 @@ impl Stream {
     /// Bytes that are held back now, with what belongs to them; bounded.
     pub fn held_bytes(&self) -> usize {
         match &self.framing {
+            Framing::Sse(sse) => sse.held(),
             Framing::Text(open) => open.held(),
             Framing::Unread => 0,
         }
@@ -163,3 +173,6 @@ impl Stream {
         done
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,30 @@ use crate::body::Masker;
 use crate::engine::{By, Channel, End, Match, Piece};
 use crate::rule::Confidence;
 use crate::stream::Error;
-use crate::stream::unit::{Fate, Units};
+use crate::stream::fragment::Lexer;
+use crate::stream::unit::{Class, Fate, Units};
+
+/// What the pieces of a text are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Text.
+    #[default]
+    Text,
+    /// Fragments of a JSON text.
+    Json,
+    /// Text that its sender signed: a secret in it is judged, but never replaced.
+    Signed,
+}
 
 /// A text that is still open.
 #[derive(Debug, Default)]
 pub(super) struct Open {
+    kind: Kind,
     channel: Channel,
+    lexer: Lexer,
     units: Units,
+    /// Whether anything was replaced.
+    replaced: bool,
     /// What befalls the rest of a long value.
     rest: Fate,
 }
@@ -24,6 +41,11 @@ pub(super) struct Open {
 const STEP_BYTES: usize = 256;
 
 impl Open {
+    /// A text of this kind.
+    pub(super) fn new(kind: Kind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
     /// Adds text; what may leave is added to `out`.
     pub(super) fn push(
         &mut self,
@@ -33,8 +55,15 @@ impl Open {
     ) -> Result<(), Error> {
         let mut pieces = Vec::new();
         for part in text.chunks(STEP_BYTES) {
-            self.units.plain(part);
-            self.channel.push(masker.engine, masker.known, part, &mut pieces);
+            let mut view = Vec::with_capacity(part.len());
+            match self.kind {
+                Kind::Json => self.lexer.push(part, &mut self.units, &mut view),
+                Kind::Text | Kind::Signed => {
+                    self.units.add(Class::Plain, part);
+                    view.extend(part);
+                }
+            }
+            self.channel.push(masker.engine, masker.known, &view, &mut pieces);
             let held = self.channel.held();
             self.settle(masker, &mut pieces, held, out)?;
         }
@@ -49,13 +78,21 @@ impl Open {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let mut pieces = Vec::new();
+        let mut view = Vec::new();
+        self.lexer.finish(&mut self.units, &mut view);
+        self.channel.push(masker.engine, masker.known, &view, &mut pieces);
         std::mem::take(&mut self.channel).finish(masker.engine, masker.known, end, &mut pieces);
         self.settle(masker, &mut pieces, 0, out)
     }
 
     /// Bytes that are held back.
     pub(super) fn held(&self) -> usize {
-        self.units.raw_len()
+        self.units.raw_len() + self.lexer.held()
+    }
+
+    /// Whether a secret was replaced in this text.
+    pub(super) fn replaced(&self) -> bool {
+        self.replaced
     }
 
     /// Lets the pieces go and judges their secrets. Bytes of the view that are neither in a piece nor
@@ -77,7 +114,7 @@ impl Open {
             match piece {
                 Piece::Text(text) => self.units.keep(text.len(), out),
                 Piece::Secret { by, confidence, value } => {
-                    let fate = judge(masker, by, confidence, &value)?;
+                    let fate = self.fate(judge(masker, by, confidence, &value)?);
                     self.units.replace(value.len(), &fate, out);
                     self.rest = fate.rest();
                     if last == Some(at) {
@@ -87,6 +124,16 @@ impl Open {
             }
         }
         Ok(())
+    }
+
+    fn fate(&mut self, fate: Fate) -> Fate {
+        match (self.kind, fate) {
+            (Kind::Text | Kind::Json, Fate::Replace(with)) => {
+                self.replaced = true;
+                Fate::Replace(with)
+            }
+            _ => Fate::Keep,
+        }
     }
 }
 
