@@ -144,6 +144,8 @@ pub struct Recorded {
     pub dns: Vec<Row>,
     /// Rows of `alarms`.
     pub alarms: Vec<Row>,
+    /// Rows of `findings`.
+    pub findings: Vec<Row>,
     /// All bytes of all segments but those of the table `bodies`.
     pub raw_without_bodies: Vec<u8>,
     /// The counters at the end.
@@ -329,6 +331,7 @@ impl Recorded {
             heartbeats: Vec::new(),
             dns: Vec::new(),
             alarms: Vec::new(),
+            findings: Vec::new(),
             raw_without_bodies: Vec::new(),
             metrics,
             counters,
@@ -349,6 +352,7 @@ impl Recorded {
                     Table::Heartbeats => all.heartbeats.extend(decoded),
                     Table::DnsQueries => all.dns.extend(decoded),
                     Table::Alarms => all.alarms.extend(decoded),
+                    Table::Findings => all.findings.extend(decoded),
                 }
             }
         }

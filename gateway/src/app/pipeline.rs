@@ -25,6 +25,7 @@ use crate::forward::{ForwardError, dial};
 use crate::http::{HttpError, server};
 use crate::identify::Identity;
 use crate::identify::standing::{Standing, Verdict};
+use crate::inspect::mask::{self, Lens};
 use crate::inspect::scopes::Scope;
 use crate::policy::{Denied, FlowKind, Permit, Treatment};
 use crate::record::RecordPermit;
@@ -89,13 +90,17 @@ struct Flow {
     standing: Standing,
     record: OpenFlow,
     /// Whose secrets its exchanges carry.
-    #[expect(dead_code, reason = "exchanges are looked at in the next change")]
     scope: Arc<Scope>,
     /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
     _place: Place,
 }
 
 impl Flow {
+    /// What is looked for in recorded heads.
+    fn lens(&self) -> Lens {
+        self.worker.shared.inspection.lens(&self.scope)
+    }
+
     /// Whether who vouches for the process is enough, now, for a host of this verified name.
     fn vouched(&self, verified_name: Option<&str>) -> Result<(), Denied> {
         let shared = &self.worker.shared;
@@ -153,7 +158,8 @@ pub(super) async fn flow(
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
-    let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
+    let argv = mask::argv(&worker.shared.inspection.lens(&scope), &captured.process.argv);
+    let record = OpenFlow::begin(&captured, &identity, argv, ancestors, now, wire.count(), permit);
     if captured.socket_moved {
         // The kernel's own event is the alarm.
         record.edit(|row| row.detail = SOCKET_MOVED.to_owned());

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::judge::Looking;
 use super::keys;
+use super::mask::Lens;
 use super::scopes::{Scope, Scopes};
 use crate::clock::SharedClock;
 use crate::config::inspect::{Egress, Inspect, KnownValue, Route};
@@ -93,6 +94,16 @@ impl Inspection {
     /// Begins to look at an exchange with a host: its authority without the port, lower-case.
     pub fn look(self: &Arc<Self>, scope: &Arc<Scope>, host: &str) -> Looking {
         Looking::begin(self, scope, host)
+    }
+
+    /// What is looked for in heads and arguments that are recorded.
+    pub fn lens(&self, scope: &Scope) -> Lens {
+        Lens::new(&self.engine, self.known(scope))
+    }
+
+    /// The same, where no scope is at hand.
+    pub fn own_lens(&self) -> Lens {
+        Lens::new(&self.engine, self.registered.clone())
     }
 
     /// Rules.
@@ -181,7 +192,6 @@ impl Inspection {
     }
 
     /// Notes what was sent to a host as a credential.
-    #[expect(dead_code, reason = "the head of a request is read in the next change")]
     pub(super) fn used(&self, scope: &Scope, value: &[u8], host: &str) {
         scope.with(self.clock.mono(), |vault, _| vault.used(value, host));
     }

@@ -26,6 +26,7 @@ use crate::identify::registry::{Listed, SessionKey};
 use crate::identify::standing::{Standing, Verdict};
 use crate::identify::wire::{Order, Person, Reply};
 use crate::identify::{HOST_JOB, Identifier, job_of, process};
+use crate::inspect::mask;
 use crate::record::alarm::Subject;
 use crate::record::{Alarm, Severity};
 
@@ -184,7 +185,8 @@ impl Desk {
         if let Some(who) = self.standing(peer).who(self.shared.seams.clock.wall()) {
             identity = identity.acting_for(who);
         }
-        let subject = Subject { process, identity, ancestors: Vec::new() };
+        let argv = mask::argv(&self.shared.inspection.own_lens(), &process.argv);
+        let subject = Subject { process, identity, argv, ancestors: Vec::new() };
         let mut alarm = Alarm::new(kind, Severity::Error, detail);
         alarm.process = Some(Box::new(subject));
         self.shared.recorder.alarm(alarm);
