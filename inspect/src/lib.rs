@@ -21,3 +21,4 @@ pub mod judge;
 pub mod known;
 pub mod limits;
 pub mod rule;
+mod view;
