@@ -31,3 +31,4 @@ pub mod placeholder;
 pub mod rule;
 pub mod stream;
 pub mod vault;
+mod view;
