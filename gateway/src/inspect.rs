@@ -12,6 +12,7 @@
 //! findings     what was found, for the record
 //! mask         heads, for the record
 //! keys         the fingerprint key and registered values, from their files
+//! rules        what secrets look like: built in, the operator's, imported files
 //! ```
 
 pub mod findings;
@@ -20,6 +21,7 @@ pub mod judge;
 pub mod keys;
 pub mod mask;
 pub mod refused;
+pub mod rules;
 pub mod scopes;
 
 pub use inspection::{InspectError, Inspection};
