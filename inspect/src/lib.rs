@@ -8,7 +8,7 @@
 //! ```text
 //! rule, filter, import  what a secret looks like
 //! engine                finds matches in one text, whole or growing (Channel)
-//! known                 exact values, in all encodings
+//! known, encodings      exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
 //! stream                server-sent events, WebSocket messages, event streams
@@ -16,6 +16,7 @@
 //! fingerprint           what stands for it in the record
 //! ```
 
+pub mod encodings;
 pub mod engine;
 pub mod fingerprint;
 pub mod judge;
