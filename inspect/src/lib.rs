@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! rule, filter, import  what a secret looks like
+//! own                   weir's rules, and operators'
 //! engine                finds matches in one text, whole or growing (Channel)
 //! known, encodings      exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
@@ -18,10 +19,14 @@
 
 pub mod encodings;
 pub mod engine;
+pub mod filter;
 pub mod fingerprint;
+pub mod import;
 pub mod judge;
 pub mod known;
 pub mod limits;
+pub mod own;
+pub mod pattern;
 pub mod placeholder;
 pub mod rule;
 pub mod vault;
