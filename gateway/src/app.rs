@@ -26,7 +26,7 @@ use crate::identify::registry::Registry;
 use crate::inspect::{InspectError, Inspection};
 use crate::policy::Engine;
 use crate::record::row::Producer;
-use crate::record::{RecordError, Recorder, WriterThread};
+use crate::record::{BodyBudget, RecordError, Recorder, WriterThread};
 use crate::spool::fs::SpoolFs;
 use crate::telemetry::Metrics;
 use crate::tls::upstream::Upstream;
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     /// Secrets.
     pub(crate) inspection: Arc<Inspection>,
+    /// Memory for bodies that are judged as a whole.
+    pub(crate) inspect_budget: BodyBudget,
 }
 
 impl Shared {

@@ -33,6 +33,8 @@ pub const MAX_DNS_UDP_BYTES: usize = 4096;
 pub const DNS_IDLE: Duration = Duration::from_secs(10);
 /// Exchanges that may be open or queued for the recorder at once.
 pub const MAX_OPEN_RECORDS: usize = 32 * 1024;
+/// Bodies that are judged as a whole, all together.
+pub const MAX_INSPECTED_BYTES: usize = 512 * 1024 * 1024;
 /// One record in the spool; a larger one is a bug and is refused.
 pub const MAX_RECORD_BYTES: usize = 32 * 1024 * 1024;
 /// How long a new exchange waits for a recorder slot before it is refused.

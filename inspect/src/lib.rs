@@ -17,6 +17,7 @@
 //! fingerprint           what stands for it in the record
 //! ```
 
+pub mod body;
 pub mod encodings;
 pub mod engine;
 pub mod filter;
@@ -29,4 +30,5 @@ pub mod own;
 pub mod pattern;
 pub mod placeholder;
 pub mod rule;
+pub mod stream;
 pub mod vault;

@@ -22,7 +22,9 @@ use crate::capture::maps::Maps;
 use crate::config::Config;
 use crate::identify::guard::Guard;
 use crate::inspect::Inspection;
+use crate::limits;
 use crate::policy::Engine;
+use crate::record::BodyBudget;
 use crate::record::row::Producer;
 use crate::telemetry::Metrics;
 use crate::tls::Terminator;
@@ -89,6 +91,7 @@ pub fn start_with(
         guard,
         registry: Arc::default(),
         inspection: Arc::new(inspection),
+        inspect_budget: BodyBudget::new(limits::MAX_INSPECTED_BYTES),
     });
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();

@@ -170,6 +170,7 @@ fn is_scheme(word: &str) -> bool {
     AUTHENTICATION_SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(word))
 }
 
+/// Whether a field of this name has a credential.
 pub(super) fn is_credential_field(name: &str) -> bool {
     if HARMLESS_FIELDS.contains(&name) || name.starts_with("x-ratelimit-") {
         return false;
@@ -282,10 +283,44 @@ fn argument(arg: &str) -> String {
     }
 }
 
-/// A body as it came out of a pass with [`Side::judge`](super::judge::Side::judge); of a body that nothing
-/// looked into, nothing.
-pub fn body(bytes: Bytes) -> Masked<Bytes> {
+/// A recorded body, made by [`super::recorded`].
+pub(super) fn body(bytes: Vec<u8>) -> Masked<Vec<u8>> {
     Masked(bytes)
+}
+
+impl Masked<Vec<u8>> {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same bytes in `hold`'s care.
+    pub fn held_by(self, hold: impl FnOnce(Vec<u8>) -> Bytes) -> Masked<Bytes> {
+        Masked(hold(self.0))
+    }
+}
+
+impl Masked<Bytes> {
+    /// A constant of the source: nobody's secret.
+    pub const fn constant(text: &'static [u8]) -> Self {
+        Self(Bytes::from_static(text))
+    }
+
+    /// The bytes.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// At most `length` of them from `from` on.
+    pub fn slice(&self, from: usize, length: usize) -> Self {
+        let end = self.0.len().min(from.saturating_add(length));
+        Self(self.0.slice(from.min(end)..end))
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use std::net::Ipv6Addr;
 
 use uuid::Uuid;
 
+use crate::inspect::mask::Masked;
+
 /// Who writes: the same for all rows of one gateway start.
 #[derive(Clone, Debug)]
 pub struct Producer {
@@ -176,10 +178,10 @@ impl Value for std::sync::Arc<str> {
     }
 }
 
-impl Value for bytes::Bytes {
+impl Value for Masked<bytes::Bytes> {
     fn encode(&self, out: &mut Vec<u8>) {
-        put_len(self.len(), out);
-        out.extend_from_slice(self);
+        put_len(self.bytes().len(), out);
+        out.extend_from_slice(self.bytes());
     }
 }
 

@@ -126,7 +126,7 @@ fn exchange() -> Box<ExchangeRow> {
     })
 }
 
-fn body(bytes: Bytes) -> BodyRow {
+fn body(bytes: &'static [u8]) -> BodyRow {
     BodyRow {
         ts: 1,
         exchange_id: Uuid::nil(),
@@ -137,7 +137,7 @@ fn body(bytes: Bytes) -> BodyRow {
         chunks: 1,
         content_type: String::new(),
         content_encoding: String::new(),
-        body: bytes,
+        body: Masked::constant(bytes),
     }
 }
 
