@@ -32,6 +32,7 @@ pub mod recorded;
 pub mod refused;
 pub mod rewrite;
 pub mod rules;
+mod rules;
 pub mod scopes;
 pub mod signed;
 pub mod transform;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use weir_inspect::engine::{Engine, RuleError};
+use weir_inspect::engine::{By, Engine, RuleError};
+use weir_inspect::environment;
 use weir_inspect::fingerprint::{Fingerprint, Key};
 use weir_inspect::judge::Found;
 use weir_inspect::known::Known;
@@ -18,7 +19,9 @@ use zeroize::Zeroizing;
 use super::judge::Looking;
 use super::keys;
 use super::mask::Lens;
+use super::rules;
 use super::scopes::{Scope, Scopes};
+use crate::capture::Process;
 use crate::clock::SharedClock;
 use crate::config::inspect::{Egress, Inspect, KnownValue, Route};
 use crate::identify::standing::Standing;
@@ -45,6 +48,9 @@ pub enum InspectError {
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
+    /// Weir's own rule files.
+    #[error("inspect: weir's own rules: {0}")]
+    Own(String),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.
@@ -75,7 +81,7 @@ impl Inspection {
         let values = values.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             key,
-            engine: Arc::new(Engine::new(Vec::new())?),
+            engine: rules::engine(config)?,
             no_rules: Arc::new(Engine::new(Vec::new())?),
             registered: Known::new((REGISTERED..).zip(values.iter().map(|value| value.to_vec()))),
             values,
@@ -191,6 +197,36 @@ impl Inspection {
         })
     }
 
+    /// Whether the environment of a process that connects for the first time is wanted.
+    pub fn wants_environment(&self, scope: &Scope, process: &Process) -> bool {
+        self.config.environment && scope.is_new(process)
+    }
+
+    /// Takes the secrets of an environment in as known values of the scope. Those that find no room are
+    /// not known.
+    pub fn learn(&self, scope: &Scope, environment: &[u8]) {
+        for (name, value) in environment::secrets(environment) {
+            let hosts = self.hosts_of(value);
+            let name: Arc<str> = format!("env:{}", printable(name)).into();
+            let learnt =
+                scope.with(self.clock.mono(), |vault, now| vault.learn(value, &name, &hosts, now));
+            if let Err(error) = learnt {
+                tracing::warn!(%error, "a value of an environment is not known");
+                return;
+            }
+        }
+    }
+
+    /// Hosts of the rule that a value is a secret by.
+    fn hosts_of(&self, value: &[u8]) -> Vec<String> {
+        let found = self.engine.find(value, &Known::default());
+        let rules = found.iter().filter_map(|one| match one.by {
+            By::Rule(index) if one.span == (0..value.len()) => self.engine.rule(index),
+            By::Rule(_) | By::Known(_) => None,
+        });
+        rules.flat_map(|rule| rule.hosts.iter().cloned()).collect()
+    }
+
     /// Notes what was sent to a host as a credential.
     pub(super) fn used(&self, scope: &Scope, value: &[u8], host: &str) {
         scope.with(self.clock.mono(), |vault, _| vault.used(value, host));
@@ -207,4 +243,10 @@ impl Inspection {
         let at = usize::try_from(number.checked_sub(REGISTERED)?).ok()?;
         self.config.known.get(at).zip(self.names.get(at))
     }
+}
+
+/// The name of a variable, as far as it is one: a process chose it.
+fn printable(name: &str) -> String {
+    let word = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    name.chars().filter(word).take(64).collect()
 }
