@@ -6,13 +6,14 @@
 //! - on failure: [`InspectError`] at start; nothing starts without its rules and values
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
 use weir_inspect::engine::{Engine, RuleError};
 use weir_inspect::fingerprint::{Fingerprint, Key};
 use weir_inspect::judge::Found;
 use weir_inspect::known::Known;
+use weir_inspect::own::OwnError;
 use zeroize::Zeroizing;
 
 use super::judge::Looking;
@@ -45,6 +46,9 @@ pub enum InspectError {
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
+    /// A rule of weir's own.
+    #[error("inspect: {0}")]
+    Own(#[from] OwnError),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.
@@ -61,6 +65,16 @@ pub struct Inspection {
     clock: SharedClock,
 }
 
+/// Of weir's own rules: compiled once in a process, which takes a while.
+fn own_engine() -> Result<Arc<Engine>, InspectError> {
+    static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
+    if let Some(engine) = ENGINE.get() {
+        return Ok(Arc::clone(engine));
+    }
+    let engine = Arc::new(Engine::new(weir_inspect::own::rules()?)?);
+    Ok(Arc::clone(ENGINE.get_or_init(|| engine)))
+}
+
 /// In the number of a registered value; those of a scope have the number of their vault.
 const REGISTERED: u32 = 1 << 31;
 
@@ -75,7 +89,7 @@ impl Inspection {
         let values = values.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             key,
-            engine: Arc::new(Engine::new(Vec::new())?),
+            engine: own_engine()?,
             no_rules: Arc::new(Engine::new(Vec::new())?),
             registered: Known::new((REGISTERED..).zip(values.iter().map(|value| value.to_vec()))),
             values,
