@@ -21,6 +21,7 @@ pub mod body;
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;
+pub mod import;
 pub mod judge;
 pub mod known;
 pub mod limits;
