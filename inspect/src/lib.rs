@@ -9,7 +9,7 @@
 //! rule, filter, import  what a secret looks like
 //! own                   weir's rules, and operators'
 //! engine                finds matches in one text, whole or growing (Channel)
-//! known                 exact values, in all encodings
+//! known, encodings      exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
 //! stream                server-sent events, WebSocket messages, event streams
@@ -18,6 +18,7 @@
 //! ```
 
 pub mod body;
+pub mod encodings;
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;

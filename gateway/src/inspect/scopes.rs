@@ -87,7 +87,7 @@ impl Scope {
         }
         let known = Known::new(inner.vault.secrets().map(|(n, secret)| (n, secret.to_vec())));
         let all = inner.vault.placeholders().map(|(n, text)| (n, text.as_bytes().to_vec()));
-        let placeholders = Known::new(all);
+        let placeholders = Known::placeholders(all);
         inner.made = Some((generation, known.clone(), placeholders.clone()));
         (known, placeholders)
     }
