@@ -30,6 +30,7 @@ pub mod mask;
 pub mod recorded;
 pub mod refused;
 pub mod rewrite;
+mod rules;
 pub mod scopes;
 pub mod signed;
 pub mod transform;

@@ -15,11 +15,13 @@
 //! stream                server-sent events, WebSocket messages, event streams
 //! vault, placeholder    what stands in a secret's place, and back
 //! fingerprint           what stands for it in the record
+//! environment           which values of a process are secrets
 //! ```
 
 pub mod body;
 pub mod encodings;
 pub mod engine;
+pub mod environment;
 pub mod filter;
 pub mod fingerprint;
 pub mod import;

@@ -154,7 +154,13 @@ pub(super) async fn flow(
     let standing = standing(worker, &captured, &identity).await;
     let vouched = standing.who(worker.shared.seams.clock.wall());
     let identity = vouched.map_or(Rc::clone(&identity), |who| Rc::new(identity.acting_for(who)));
-    let scope = worker.shared.inspection.scope(identity.session_id, &standing);
+    let inspection = &worker.shared.inspection;
+    let scope = inspection.scope(identity.session_id, &standing);
+    if inspection.wants_environment(&scope, &captured.process)
+        && let Some(environment) = worker.identifier.secrets(&captured.process).await
+    {
+        inspection.learn(&scope, &environment);
+    }
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();

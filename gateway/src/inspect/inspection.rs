@@ -6,20 +6,22 @@
 //! - on failure: [`InspectError`] at start; nothing starts without its rules and values
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use uuid::Uuid;
-use weir_inspect::engine::{Engine, RuleError};
+use weir_inspect::engine::{By, Engine, RuleError};
+use weir_inspect::environment;
 use weir_inspect::fingerprint::{Fingerprint, Key};
 use weir_inspect::judge::Found;
 use weir_inspect::known::Known;
-use weir_inspect::own::OwnError;
 use zeroize::Zeroizing;
 
 use super::judge::Looking;
 use super::keys;
 use super::mask::Lens;
+use super::rules;
 use super::scopes::{Scope, Scopes};
+use crate::capture::Process;
 use crate::clock::SharedClock;
 use crate::config::inspect::{Egress, Inspect, KnownValue, Route};
 use crate::identify::standing::Standing;
@@ -46,9 +48,9 @@ pub enum InspectError {
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
-    /// A rule of weir's own.
-    #[error("inspect: {0}")]
-    Own(#[from] OwnError),
+    /// Weir's own rule files.
+    #[error("inspect: weir's own rules: {0}")]
+    Own(String),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.
@@ -65,16 +67,6 @@ pub struct Inspection {
     clock: SharedClock,
 }
 
-/// Of weir's own rules: compiled once in a process, which takes a while.
-fn own_engine() -> Result<Arc<Engine>, InspectError> {
-    static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-    if let Some(engine) = ENGINE.get() {
-        return Ok(Arc::clone(engine));
-    }
-    let engine = Arc::new(Engine::new(weir_inspect::own::rules()?)?);
-    Ok(Arc::clone(ENGINE.get_or_init(|| engine)))
-}
-
 /// In the number of a registered value; those of a scope have the number of their vault.
 const REGISTERED: u32 = 1 << 31;
 
@@ -89,7 +81,7 @@ impl Inspection {
         let values = values.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             key,
-            engine: own_engine()?,
+            engine: rules::engine(config)?,
             no_rules: Arc::new(Engine::new(Vec::new())?),
             registered: Known::new((REGISTERED..).zip(values.iter().map(|value| value.to_vec()))),
             values,
@@ -205,6 +197,36 @@ impl Inspection {
         })
     }
 
+    /// Whether the environment of a process that connects for the first time is wanted.
+    pub fn wants_environment(&self, scope: &Scope, process: &Process) -> bool {
+        self.config.environment && scope.is_new(process)
+    }
+
+    /// Takes the secrets of an environment in as known values of the scope. Those that find no room are
+    /// not known.
+    pub fn learn(&self, scope: &Scope, environment: &[u8]) {
+        for (name, value) in environment::secrets(environment) {
+            let hosts = self.hosts_of(value);
+            let name: Arc<str> = format!("env:{}", printable(name)).into();
+            let learnt =
+                scope.with(self.clock.mono(), |vault, now| vault.learn(value, &name, &hosts, now));
+            if let Err(error) = learnt {
+                tracing::warn!(%error, "a value of an environment is not known");
+                return;
+            }
+        }
+    }
+
+    /// Hosts of the rule that a value is a secret by.
+    fn hosts_of(&self, value: &[u8]) -> Vec<String> {
+        let found = self.engine.find(value, &Known::default());
+        let rules = found.iter().filter_map(|one| match one.by {
+            By::Rule(index) if one.span == (0..value.len()) => self.engine.rule(index),
+            By::Rule(_) | By::Known(_) => None,
+        });
+        rules.flat_map(|rule| rule.hosts.iter().cloned()).collect()
+    }
+
     /// Notes what was sent to a host as a credential.
     pub(super) fn used(&self, scope: &Scope, value: &[u8], host: &str) {
         scope.with(self.clock.mono(), |vault, _| vault.used(value, host));
@@ -221,4 +243,10 @@ impl Inspection {
         let at = usize::try_from(number.checked_sub(REGISTERED)?).ok()?;
         self.config.known.get(at).zip(self.names.get(at))
     }
+}
+
+/// The name of a variable, as far as it is one: a process chose it.
+fn printable(name: &str) -> String {
+    let word = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    name.chars().filter(word).take(64).collect()
 }

@@ -8,7 +8,7 @@
 //! A scope whose identity has ended or was revoked is wiped when the next one is looked up, at the latest
 //! [`SWEEP`] later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use weir_inspect::fingerprint::Key;
 use weir_inspect::known::Known;
 use weir_inspect::vault::{Limits, Vault};
 
+use crate::capture::{ExeId, Process, ProcessKey};
 use crate::clock::WallUs;
 use crate::identify::standing::{Standing, Verdict};
-use crate::limits::MAX_SCOPES;
+use crate::limits::{MAX_CACHED_PROCESSES, MAX_SCOPES};
 
 /// Of one vault.
 const LIMITS: Limits = Limits { max_entries: 1024, max_new: 256, max_used: 4096, max_hosts: 32 };
@@ -40,13 +41,15 @@ struct Inner {
     vault: Vault,
     standing: Standing,
     touched: Instant,
+    /// Processes whose environment was looked at.
+    seen: HashSet<(ProcessKey, ExeId)>,
     /// What was made of the vault, and of which generation.
     made: Option<(u64, Known, Known)>,
 }
 
 impl Scope {
     fn new(vault: Vault, standing: Standing, now: Instant) -> Self {
-        let inner = Inner { vault, standing, touched: now, made: None };
+        let inner = Inner { vault, standing, touched: now, seen: HashSet::new(), made: None };
         Self { started: now, inner: Mutex::new(inner) }
     }
 
@@ -70,6 +73,15 @@ impl Scope {
     /// The secret of a number.
     pub(super) fn secret(&self, number: u32) -> Option<Vec<u8>> {
         self.lock().vault.secret(number).map(<[u8]>::to_vec)
+    }
+
+    /// Whether a process was not asked about before; one that has executed another file is another one.
+    pub(super) fn is_new(&self, process: &Process) -> bool {
+        let mut inner = self.lock();
+        if inner.seen.len() >= MAX_CACHED_PROCESSES {
+            inner.seen.clear();
+        }
+        inner.seen.insert((process.key, process.exe))
     }
 
     /// What a number is called.
