@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,7 @@ pub fn start_with(
         maps,
         guard,
         registry: Arc::default(),
+        logins: OnceLock::new(),
     });
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();
