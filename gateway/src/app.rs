@@ -23,9 +23,10 @@ use crate::error::Faulty as _;
 use crate::forward::dial::Dialer;
 use crate::identify::guard::Guard;
 use crate::identify::registry::Registry;
+use crate::inspect::{InspectError, Inspection};
 use crate::policy::Engine;
 use crate::record::row::Producer;
-use crate::record::{RecordError, Recorder, WriterThread};
+use crate::record::{BodyBudget, RecordError, Recorder, WriterThread};
 use crate::spool::fs::SpoolFs;
 use crate::telemetry::Metrics;
 use crate::tls::upstream::Upstream;
@@ -83,6 +84,10 @@ pub(crate) struct Shared {
     pub(crate) guard: Guard,
     /// Who is who.
     pub(crate) registry: Arc<Registry>,
+    /// Secrets.
+    pub(crate) inspection: Arc<Inspection>,
+    /// Memory for bodies that are judged as a whole.
+    pub(crate) inspect_budget: BodyBudget,
 }
 
 impl Shared {
@@ -129,6 +134,8 @@ pub(crate) struct Ending {
     pub(crate) soon: CancellationToken,
     /// The loops that accept.
     pub(crate) accepting: TaskTracker,
+    /// The workers, until their last flow has ended.
+    pub(crate) serving: TaskTracker,
 }
 
 /// Why the gateway did not start or stop well.
@@ -159,6 +166,9 @@ pub enum AppError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// Rules and values of `[inspect]`.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// The store could not be reached with what is configured.
     #[error(transparent)]
     Sink(#[from] crate::sink::SinkError),

@@ -20,6 +20,17 @@ impl Known {
         Self { values: values.into_iter().filter(|(_, value)| !value.is_empty()).collect() }
     }
 
+    /// The values of both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self { values: self.values.iter().chain(&other.values).cloned().collect() }
+    }
+
+    /// Whether it has no values.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     /// The leftmost, longest value at or after `from`: its place and number.
     pub fn find(&self, text: &[u8], from: usize) -> Option<(Range<usize>, u32)> {
         (from..text.len()).find_map(|at| {

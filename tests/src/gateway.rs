@@ -144,6 +144,8 @@ pub struct Recorded {
     pub dns: Vec<Row>,
     /// Rows of `alarms`.
     pub alarms: Vec<Row>,
+    /// Rows of `findings`.
+    pub findings: Vec<Row>,
     /// All bytes of all segments but those of the table `bodies`.
     pub raw_without_bodies: Vec<u8>,
     /// The counters at the end.
@@ -167,6 +169,8 @@ impl TestGateway {
         config.gateway.workers = 1;
         config.gateway.drain_timeout = Duration::from_secs(2);
         config.tls.ca_dir = dir.path().join("ca");
+        config.inspect.state_dir = dir.path().join("inspect");
+        config.inspect.fingerprint_key_file = dir.path().join("inspect/fingerprint.key");
         config.tls.extra_roots = vec![ca.write(dir.path(), "origin-ca")];
         config.spool.dir = dir.path().join("spool");
         config.spool.sync_every = Duration::from_millis(20);
@@ -327,6 +331,7 @@ impl Recorded {
             heartbeats: Vec::new(),
             dns: Vec::new(),
             alarms: Vec::new(),
+            findings: Vec::new(),
             raw_without_bodies: Vec::new(),
             metrics,
             counters,
@@ -347,6 +352,7 @@ impl Recorded {
                     Table::Heartbeats => all.heartbeats.extend(decoded),
                     Table::DnsQueries => all.dns.extend(decoded),
                     Table::Alarms => all.alarms.extend(decoded),
+                    Table::Findings => all.findings.extend(decoded),
                 }
             }
         }

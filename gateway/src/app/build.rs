@@ -21,7 +21,10 @@ use super::{
 use crate::capture::maps::Maps;
 use crate::config::Config;
 use crate::identify::guard::Guard;
+use crate::inspect::Inspection;
+use crate::limits;
 use crate::policy::Engine;
+use crate::record::BodyBudget;
 use crate::record::row::Producer;
 use crate::telemetry::Metrics;
 use crate::tls::Terminator;
@@ -64,6 +67,7 @@ pub fn start_with(
     let terminator = Terminator::new(Arc::new(mint))?;
     let upstream = Upstream::new(&config.tls.extra_roots)?;
     let issuers = identity::Issuers::start(&config, &seams.clock)?;
+    let inspection = Inspection::load(&config.inspect, Arc::clone(&seams.clock))?;
     let client = sink::connect(&config.store)?;
     let (recorder, writer) =
         record::start(&config, &producer, Arc::clone(&seams.clock), Arc::clone(&seams.fs))?;
@@ -86,10 +90,16 @@ pub fn start_with(
         maps,
         guard,
         registry: Arc::default(),
+        inspection: Arc::new(inspection),
+        inspect_budget: BodyBudget::new(limits::MAX_INSPECTED_BYTES),
     });
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();
     let admin = handed.admin();
+    if shared.engine.asks_identity() {
+        // Before the first connection: jobs and people of an earlier gateway go on.
+        identity::adopt(&shared, &issuers);
+    }
     let (mut workers, addr) = workers(&shared, &mut handed)?;
     workers.push({
         let shared = Arc::clone(&shared);
@@ -147,7 +157,9 @@ fn workers(
     let mut handles = Vec::new();
     for (i, listeners) in all.into_iter().enumerate() {
         let shared = Arc::clone(shared);
+        let serving = shared.ending.serving.token();
         handles.push(spawn(&format!("weir-worker-{i}"), move || {
+            let _serving = serving;
             if let Err(error) = worker::run(Arc::clone(&shared), listeners) {
                 // Without this worker its share of connections would hang: stop the gateway.
                 tracing::error!(%error, "worker failed");

@@ -25,6 +25,8 @@ use crate::forward::{ForwardError, dial};
 use crate::http::{HttpError, server};
 use crate::identify::Identity;
 use crate::identify::standing::{Standing, Verdict};
+use crate::inspect::mask::{self, Lens};
+use crate::inspect::scopes::Scope;
 use crate::policy::{Denied, FlowKind, Permit, Treatment};
 use crate::record::RecordPermit;
 use crate::record::flow::OpenFlow;
@@ -87,11 +89,18 @@ struct Flow {
     identity: Rc<Identity>,
     standing: Standing,
     record: OpenFlow,
+    /// Whose secrets its exchanges carry.
+    scope: Arc<Scope>,
     /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
     _place: Place,
 }
 
 impl Flow {
+    /// What is looked for in recorded heads.
+    fn lens(&self) -> Lens {
+        self.worker.shared.inspection.lens(&self.scope)
+    }
+
     /// Whether who vouches for the process is enough, now, for a host of this verified name.
     fn vouched(&self, verified_name: Option<&str>) -> Result<(), Denied> {
         let shared = &self.worker.shared;
@@ -145,10 +154,12 @@ pub(super) async fn flow(
     let standing = standing(worker, &captured, &identity).await;
     let vouched = standing.who(worker.shared.seams.clock.wall());
     let identity = vouched.map_or(Rc::clone(&identity), |who| Rc::new(identity.acting_for(who)));
+    let scope = worker.shared.inspection.scope(identity.session_id, &standing);
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
-    let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
+    let argv = mask::argv(&worker.shared.inspection.lens(&scope), &captured.process.argv);
+    let record = OpenFlow::begin(&captured, &identity, argv, ancestors, now, wire.count(), permit);
     if captured.socket_moved {
         // The kernel's own event is the alarm.
         record.edit(|row| row.detail = SOCKET_MOVED.to_owned());
@@ -159,6 +170,7 @@ pub(super) async fn flow(
         identity,
         standing,
         record,
+        scope,
         _place: place,
     });
     // Who is revoked already is told so in words.
@@ -183,6 +195,9 @@ async fn standing(worker: &Worker, captured: &Captured, identity: &Identity) -> 
     }
     let (process, registry) = (&captured.process, &worker.shared.registry);
     let session = || identity.session(process.uid);
+    if let Some(member) = process.anchor {
+        registry.await_job(member.id).await;
+    }
     let standing = registry.look_up(process.anchor, identity.container_of(), session);
     standing.settle().await;
     standing

@@ -20,6 +20,9 @@ pub fn status(error: &dyn Faulty) -> StatusCode {
     match (error.fault(), error.outcome()) {
         (_, "misdirected") => StatusCode::MISDIRECTED_REQUEST,
         (_, "connect_refused") => StatusCode::METHOD_NOT_ALLOWED,
+        (_, "body_too_large") => StatusCode::PAYLOAD_TOO_LARGE,
+        (_, "body_unreadable") => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        (Fault::Policy, "answer_refused") => StatusCode::BAD_GATEWAY,
         (Fault::Downstream, _) => StatusCode::BAD_REQUEST,
         (Fault::Policy, _) => StatusCode::FORBIDDEN,
         (Fault::Upstream, "upstream_timeout") => StatusCode::GATEWAY_TIMEOUT,

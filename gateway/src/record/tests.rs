@@ -120,11 +120,13 @@ fn exchange() -> Box<ExchangeRow> {
         resp_body: 1,
         chunk_us: Vec::new(),
         chunk_bytes: Vec::new(),
+        findings: 0,
+        finding_action: "",
         who: std::sync::Arc::default(),
     })
 }
 
-fn body(bytes: Bytes) -> BodyRow {
+fn body(bytes: &'static [u8]) -> BodyRow {
     BodyRow {
         ts: 1,
         exchange_id: Uuid::nil(),
@@ -135,7 +137,7 @@ fn body(bytes: Bytes) -> BodyRow {
         chunks: 1,
         content_type: String::new(),
         content_encoding: String::new(),
-        body: bytes,
+        body: Masked::constant(bytes),
     }
 }
 
@@ -268,7 +270,7 @@ async fn a_full_spool_drops_bodies_first_then_refuses_then_tells_the_loss() {
     }
     let lease = recorder.body_budget().try_take(1000).unwrap();
     let bodies = vec![body(lease.attach(vec![b'b'; 1000]))];
-    late.next().unwrap().send(Record::Exchange(exchange(), bodies));
+    late.next().unwrap().send(Record::Exchange(exchange(), bodies, Vec::new()));
     wait_for("dropping", || count(&recorder, "record_bodies_dropped") == 1);
     wait_for("giving memory back", || recorder.body_budget().used() == 0);
     // open exchanges end all the same, until nothing fits

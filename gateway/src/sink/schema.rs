@@ -14,7 +14,7 @@ use super::SinkError;
 const BOOKKEEPING: &str = include_str!("../../../deploy/clickhouse/0000_schema_migrations.sql");
 
 /// Every migration, oldest first. Only append: an applied file never changes.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         name: "record",
@@ -39,6 +39,11 @@ const MIGRATIONS: [Migration; 5] = [
         version: 5,
         name: "identity",
         sql: include_str!("../../../deploy/clickhouse/0005_identity.sql"),
+    },
+    Migration {
+        version: 6,
+        name: "findings",
+        sql: include_str!("../../../deploy/clickhouse/0006_findings.sql"),
     },
 ];
 

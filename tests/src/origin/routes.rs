@@ -24,6 +24,7 @@
 //! | `/upgrade` | 101 to `echo`, which returns every byte |
 //! | `/ws` | WebSocket that echoes messages |
 //! | `/git/…` | `git http-backend` |
+//! | `POST /v1/chat/completions` | a language model: see [`super::llm`] |
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -41,7 +42,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::{Events, Frames, Pattern};
-use super::{Context, git, upgrade};
+use super::{Context, git, llm, upgrade};
 use crate::client::{Body, empty, full};
 
 const DEFAULT_CHUNK: u64 = 64 * 1024;
@@ -75,6 +76,7 @@ async fn answer(
         "" => plain(StatusCode::OK, "origin\n"),
         "bytes" => bytes(&uri, number(rest)?)?,
         "echo" => echo(request),
+        "v1" if rest == "chat/completions" => llm::chat(context, request).await,
         "sink" => sink(request).await,
         "sse" => sse(&uri)?,
         "gzip" => gzip(parameter(&uri, "size")?.unwrap_or(4096)),
@@ -116,13 +118,13 @@ pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     response
 }
 
-fn typed(content_type: &'static str, body: Body) -> Response<Body> {
+pub(super) fn typed(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
     response
 }
 
-fn json_response(value: &Value) -> Response<Body> {
+pub(super) fn json_response(value: &Value) -> Response<Body> {
     typed("application/json", full(value.to_string()))
 }
 

@@ -257,6 +257,8 @@ pub(crate) fn exchange(n: u64) -> ExchangeRow {
         resp_body: 2,
         chunk_us: vec![1, 2, u64::MAX],
         chunk_bytes: vec![10, 20, 30],
+        findings: 0,
+        finding_action: "",
         who: user(),
     }
 }
