@@ -8,6 +8,7 @@
 //! ```text
 //! rule, filter, import  what a secret looks like
 //! engine                finds matches in one text, whole or growing (Channel)
+//! cache                 what was found in texts that come again
 //! known                 exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
@@ -16,6 +17,7 @@
 //! fingerprint           what stands for it in the record
 //! ```
 
+pub mod cache;
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;
