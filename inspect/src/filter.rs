@@ -27,6 +27,9 @@ use std::sync::Arc;
 
 use self::eval::{Machine, Value};
 use self::expr::Expr;
+use crate::own::Checker;
+
+pub(crate) use self::words::token_ratio;
 
 /// Bytes of one filter's text.
 const MAX_TEXT_BYTES: usize = 256 * 1024;
@@ -56,6 +59,8 @@ pub struct Candidate<'a> {
 pub struct Filter {
     /// A match is dropped when one of them says so.
     programs: Vec<Arc<Program>>,
+    /// The checks of a rule of weir's own shape, cheaper than a program.
+    checks: Option<Arc<Checker>>,
 }
 
 #[derive(Debug)]
@@ -97,7 +102,8 @@ impl Filter {
         let (expr, slots, mut unknown) = parse::parse(text)?;
         unknown.sort();
         unknown.dedup();
-        Ok((Self { programs: vec![Arc::new(Program { expr, slots })] }, unknown))
+        let programs = vec![Arc::new(Program { expr, slots })];
+        Ok((Self { programs, checks: None }, unknown))
     }
 
     /// Drops what this or `other` drops. Shares what both are made of.
@@ -107,21 +113,27 @@ impl Filter {
         self
     }
 
+    /// The checks of a rule of weir's own shape.
+    pub(crate) fn own(checker: Checker) -> Self {
+        Self { programs: Vec::new(), checks: Some(Arc::new(checker)) }
+    }
+
     /// Whether no match is dropped.
     pub fn is_empty(&self) -> bool {
-        self.programs.is_empty()
+        self.programs.is_empty() && self.checks.is_none()
     }
 
     /// Whether the match is dropped.
     pub fn drops(&self, candidate: &Candidate<'_>) -> bool {
-        self.programs.iter().any(|program| {
-            Machine::new(candidate, program.slots).eval(&program.expr) == Value::Bool(true)
-        })
+        self.checks.as_ref().is_some_and(|checks| checks.drops(candidate))
+            || self.programs.iter().any(|program| {
+                Machine::new(candidate, program.slots).eval(&program.expr) == Value::Bool(true)
+            })
     }
 }
 
 /// Shannon's entropy of bytes, in bits for each.
-fn entropy(text: &[u8]) -> f64 {
+pub(crate) fn entropy(text: &[u8]) -> f64 {
     let mut counts = [0_u32; 256];
     for byte in text {
         if let Some(count) = counts.get_mut(usize::from(*byte)) {

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! rule, filter, import  what a secret looks like
+//! own                   weir's rules, and operators'
 //! engine                finds matches in one text, whole or growing (Channel)
 //! cache                 what was found in texts that come again
 //! known                 exact values, in all encodings
@@ -24,6 +25,7 @@ pub mod fingerprint;
 pub mod judge;
 pub mod known;
 pub mod limits;
+pub mod own;
 pub mod pattern;
 pub mod placeholder;
 pub mod rule;

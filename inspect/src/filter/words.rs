@@ -31,7 +31,7 @@ const MAX_SAME: usize = 8;
 const MAX_ALPHABET: usize = 16;
 
 /// Bytes for each token.
-pub(super) fn token_ratio(text: &[u8]) -> f64 {
+pub(crate) fn token_ratio(text: &[u8]) -> f64 {
     measure(text).0
 }
 
