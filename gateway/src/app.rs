@@ -23,6 +23,7 @@ use crate::error::Faulty as _;
 use crate::forward::dial::Dialer;
 use crate::identify::guard::Guard;
 use crate::identify::registry::Registry;
+use crate::inspect::{InspectError, Inspection};
 use crate::policy::Engine;
 use crate::record::row::Producer;
 use crate::record::{RecordError, Recorder, WriterThread};
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) guard: Guard,
     /// Who is who.
     pub(crate) registry: Arc<Registry>,
+    /// Secrets.
+    pub(crate) inspection: Arc<Inspection>,
 }
 
 impl Shared {
@@ -159,6 +162,9 @@ pub enum AppError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// Rules and values of `[inspect]`.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// The store could not be reached with what is configured.
     #[error(transparent)]
     Sink(#[from] crate::sink::SinkError),

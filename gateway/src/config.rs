@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod identity;
+pub mod inspect;
 pub mod raw;
 pub mod units;
 pub mod url;
@@ -31,6 +32,8 @@ pub struct Config {
     pub dns: Dns,
     /// Whose tokens are believed.
     pub identity: identity::Identity,
+    /// What is done about secrets.
+    pub inspect: inspect::Inspect,
     /// What to do with flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.
@@ -130,7 +133,8 @@ pub struct Tls {
     pub leaf_lifetime: Duration,
 }
 
-/// `example.com`, or `*.example.com` for every name below it.
+/// `example.com`, or `*.example.com` for every name below it. A `*` elsewhere stands for a part of one
+/// label: `api.*.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
     name: String,
@@ -148,8 +152,9 @@ impl HostPattern {
             None => (text, false),
         };
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
-        if name.is_empty() || !name.chars().all(plain) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '*');
+        let bare = name.chars().all(|c| matches!(c, '*' | '.'));
+        if bare || !name.chars().all(plain) {
             return Err(format!("{text:?} is not a host name or *.host name"));
         }
         Ok(Self { name, below })
@@ -157,12 +162,33 @@ impl HostPattern {
 
     /// Whether a lower-case host name falls under this pattern.
     pub fn matches(&self, host: &str) -> bool {
+        if self.name.contains('*') {
+            return self.matches_labels(host);
+        }
         if self.below {
             host.strip_suffix(&self.name).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
         } else {
             host == self.name
         }
     }
+
+    /// From the right, label by label.
+    fn matches_labels(&self, host: &str) -> bool {
+        let mut labels = host.rsplit('.');
+        let all =
+            self.name.rsplit('.').all(|wanted| labels.next().is_some_and(|l| part(wanted, l)));
+        all && labels.next().is_some() == self.below
+    }
+}
+
+/// Whether a label is this one, in which each `*` stands for any characters.
+fn part(wanted: &str, label: &str) -> bool {
+    let Some((before, after)) = wanted.split_once('*') else { return wanted == label };
+    let Some(rest) = label.strip_prefix(before) else { return false };
+    rest.char_indices()
+        .map(|(at, _)| at)
+        .chain([rest.len()])
+        .any(|at| rest.get(at..).is_some_and(|rest| part(after, rest)))
 }
 
 impl fmt::Display for HostPattern {

@@ -99,3 +99,7 @@ pub const REFRESH_RETRY_MOST: Duration = Duration::from_secs(60);
 pub const MAX_LOGIN_FILE_BYTES: usize = 32 * 1024;
 /// Processes that are looked at to see whether a login session lives.
 pub const MAX_SCANNED_PROCESSES: usize = 65_536;
+/// Findings of one exchange that become rows; more are counted.
+pub const MAX_FINDINGS: usize = 256;
+/// Jobs and login sessions with a vault.
+pub const MAX_SCOPES: usize = 2048;

@@ -4,25 +4,63 @@
 //! - output: [`Match`]es: leftmost first, never overlapping
 //! - bound: time linear in the text; a channel holds `limits::MAX_HELD_BYTES`
 //! - on failure: a rule that does not compile is refused when the engine is made
+//!
+//! ```text
+//! pattern, literal    takes a pattern apart: context, value, tail; literals that notice it
+//! automaton           whether a pattern is decided at a place
+//! compiled            one rule: its automata, its secret
+//! prefilter           one automaton over the literals of all rules
+//! scan                places where a rule may match, until they are decided
+//! channel             what may leave of a growing text
+//! check               checksums and structures, which make a match certain
+//! ```
+
+mod automaton;
+mod channel;
+mod check;
+mod compiled;
+mod literal;
+mod pattern;
+mod prefilter;
+mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use regex_automata::meta::Regex;
+use regex_automata::util::pool::Pool;
 
+use self::automaton::Swallow;
+use self::compiled::Compiled;
+use self::prefilter::Prefilter;
+use self::scan::{Memories, Ready, Scan};
 use crate::known::Known;
-use crate::rule::{Confidence, Rule, Tier};
+use crate::limits;
+use crate::rule::{Confidence, Rule};
+
+pub use self::channel::{CUT_OFF, Channel};
 
 /// A compiled rule set.
 #[derive(Debug)]
 pub struct Engine {
+    number: u64,
     rules: Vec<Compiled>,
+    prefilter: Prefilter,
+    /// Bytes before a place that decide about it.
+    look_behind: usize,
+    memories: Pool<Memories, fn() -> Memories>,
 }
 
-#[derive(Debug)]
-struct Compiled {
-    rule: Rule,
-    regex: Regex,
+/// What rules say of a text, before known values and overlaps.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleMatches(Arc<[Ready]>);
+
+impl RuleMatches {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// Why a rule set is refused.
@@ -36,6 +74,9 @@ pub enum RuleError {
         /// What the compiler says.
         reason: String,
     },
+    /// All rules together are too many.
+    #[error("rules: {0}")]
+    Prefilter(String),
 }
 
 /// One secret in a text.
@@ -89,16 +130,21 @@ impl Engine {
     /// # Errors
     /// [`RuleError`] of the first rule that does not compile.
     pub fn new(rules: Vec<Rule>) -> Result<Self, RuleError> {
-        let compile = |rule: Rule| {
-            let syntax = regex_automata::util::syntax::Config::new().unicode(false).utf8(false);
-            let built = Regex::builder().syntax(syntax).build(&rule.pattern);
-            let regex = built.map_err(|error| RuleError::Pattern {
-                id: Arc::clone(&rule.id),
-                reason: error.to_string(),
-            })?;
-            Ok(Compiled { rule, regex })
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let rules = rules.into_iter().map(Compiled::new).collect::<Result<Vec<_>, _>>()?;
+        let prefilter = Prefilter::new(&rules).map_err(RuleError::Prefilter)?;
+        let before = |rule: &Compiled| {
+            let keyword = rule.rule.keywords.iter().map(String::len).max().unwrap_or(0);
+            [rule.context_max, rule.lead_max, keyword].into_iter().fold(0, usize::saturating_add)
         };
-        Ok(Self { rules: rules.into_iter().map(compile).collect::<Result<_, _>>()? })
+        let widest = rules.iter().map(before).max().unwrap_or(0);
+        Ok(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            look_behind: widest.saturating_add(2 * limits::LOOK_BEHIND_BYTES),
+            rules,
+            prefilter,
+            memories: Pool::new(Memories::default),
+        })
     }
 
     /// The rule of an index from [`By::Rule`].
@@ -106,72 +152,67 @@ impl Engine {
         self.rules.get(index).map(|compiled| &compiled.rule)
     }
 
+    /// Tells this engine from every other one.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Rules that nothing but trying them everywhere can find: they make everything slow.
+    pub fn slow_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.prefilter.everywhere.iter().filter_map(|index| self.rule(*index))
+    }
+
     /// All secrets of a whole text, in order.
     pub fn find(&self, text: &[u8], known: &Known) -> Vec<Match> {
+        self.merge(text, known, &self.find_by_rules(text))
+    }
+
+    /// What the rules say of a whole text: leftmost, most certain, longest first; they may overlap.
+    pub(crate) fn find_by_rules(&self, text: &[u8]) -> RuleMatches {
+        let mut memories = self.memories.get();
+        let mut scan = Scan::new(self);
+        scan.advance(self, &mut memories, text, true);
+        let mut ready = scan.ready;
+        ready.sort_by_key(Ready::order);
+        RuleMatches(ready.into())
+    }
+
+    /// Known values and matches of rules, without overlaps.
+    pub(crate) fn merge(&self, text: &[u8], known: &Known, rules: &RuleMatches) -> Vec<Match> {
         let mut all = Vec::new();
         let mut from = 0;
-        while let Some((span, number)) = known.find(text, from) {
-            from = span.end;
-            all.push(Match { span, by: By::Known(number), confidence: Confidence::High });
-        }
-        for (index, compiled) in self.rules.iter().enumerate() {
-            for captures in compiled.regex.captures_iter(text) {
-                let span = captures.get_group(1).or_else(|| captures.get_group(0));
-                let confidence = compiled.rule.confidence;
-                all.extend(span.map(|s| Match {
-                    span: s.range(),
-                    by: By::Rule(index),
-                    confidence,
-                }));
+        let mut value = known.find(text, 0);
+        let mut ready = rules.0.iter().peekable();
+        loop {
+            while ready.next_if(|ready| ready.span.start < from).is_some() {}
+            if value.as_ref().is_some_and(|(span, _)| span.start < from) {
+                value = known.find(text, from);
             }
+            let first = ready.peek().map(|ready| ready.span.start);
+            let found = match value.clone() {
+                Some((span, number)) if first.is_none_or(|first| span.start <= first) => {
+                    Match { span, by: By::Known(number), confidence: Confidence::High }
+                }
+                _ => match ready.next() {
+                    None => return all,
+                    Some(ready) => {
+                        let span = ready.span.start..self.end(text, ready);
+                        Match { span, by: By::Rule(ready.rule), confidence: ready.confidence }
+                    }
+                },
+            };
+            from = found.span.end.max(found.span.start.saturating_add(1));
+            all.push(found);
         }
-        all.sort_by_key(|m| (m.span.start, self.tier(m.by), std::cmp::Reverse(m.span.end)));
-        let mut end = 0;
-        all.retain(|m| {
-            let free = m.span.start >= end;
-            end = if free { m.span.end } else { end };
-            free
-        });
-        all
     }
 
-    fn tier(&self, by: By) -> Tier {
-        match by {
-            By::Known(_) => Tier::Known,
-            By::Rule(index) => self.rule(index).map_or(Tier::Contextual, |rule| rule.tier),
-        }
-    }
-}
-
-/// A text that grows piece by piece. For any cutting of a text into pieces, what leaves is, put
-/// together, the same.
-#[derive(Debug, Default)]
-pub struct Channel {
-    held: Vec<u8>,
-}
-
-impl Channel {
-    /// Adds `text`; what may leave now is added to `out`, in order.
-    pub fn push(&mut self, _engine: &Engine, _known: &Known, text: &[u8], _out: &mut Vec<Piece>) {
-        self.held.extend_from_slice(text);
-    }
-
-    /// Ends the text: everything leaves.
-    pub fn finish(self, engine: &Engine, known: &Known, _end: End, out: &mut Vec<Piece>) {
-        let mut from = 0;
-        for found in engine.find(&self.held, known) {
-            out.push(Piece::Text(
-                self.held.get(from..found.span.start).unwrap_or_default().to_vec(),
-            ));
-            let value = self.held.get(found.span.clone()).unwrap_or_default().to_vec();
-            out.push(Piece::Secret { by: found.by, confidence: found.confidence, value });
-            from = found.span.end;
-        }
-        out.push(Piece::Text(self.held.get(from..).unwrap_or_default().to_vec()));
-    }
-
-    /// Bytes that are held back now.
-    pub fn held(&self) -> usize {
-        self.held.len()
+    /// Where a match ends in a whole text.
+    fn end(&self, text: &[u8], ready: &Ready) -> usize {
+        let long = self.rules.get(ready.rule).filter(|_| ready.is_long);
+        let Some(dfa) = long.map(Compiled::value) else { return ready.span.end };
+        let mut swallow = Swallow::new(dfa, text, ready.span.start);
+        let end = swallow.feed(dfa, text, ready.span.start);
+        let end = end.unwrap_or_else(|| text.len().saturating_sub(swallow.finish(dfa)));
+        end.max(ready.span.end)
     }
 }

@@ -56,6 +56,11 @@ impl Location {
         self.0.push(step.into());
     }
 
+    /// The last step.
+    pub fn last(&self) -> &str {
+        self.0.last().map(String::as_str).unwrap_or_default()
+    }
+
     /// Back out of the last step.
     pub fn leave(&mut self) {
         self.0.pop();

@@ -7,18 +7,28 @@
 //!
 //! ```text
 //! rule, filter, import  what a secret looks like
+//! own                   weir's rules, and operators'
 //! engine                finds matches in one text, whole or growing (Channel)
+//! cache                 what was found in texts that come again
 //! known                 exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
 //! stream                server-sent events, WebSocket messages, event streams
-//! vault, fingerprint    placeholders and back; what stands in the record
+//! vault, placeholder    what stands in a secret's place, and back
+//! fingerprint           what stands for it in the record
 //! ```
 
 pub mod body;
+pub mod cache;
 pub mod engine;
+pub mod filter;
+pub mod fingerprint;
 pub mod judge;
 pub mod known;
 pub mod limits;
+pub mod own;
+pub mod pattern;
+pub mod placeholder;
 pub mod rule;
+pub mod vault;
 mod view;

@@ -17,3 +17,11 @@ pub const MAX_NESTING: usize = 5;
 pub const MAX_RATIO: usize = 1100;
 /// Decoded bytes that a content encoding may make of anything: tiny bodies compress well.
 pub const MAX_RATIO_FREE_BYTES: usize = 1024 * 1024;
+/// Bytes of one pattern in a rule file.
+pub const MAX_PATTERN_BYTES: usize = 32 * 1024;
+/// Groups within groups of a pattern.
+pub const MAX_PATTERN_NESTING: u32 = 100;
+/// Bytes of the automaton that one pattern, or one list of patterns, compiles to.
+pub const MAX_COMPILED_BYTES: usize = 4 * 1024 * 1024;
+/// Texts, and matches in them, that are remembered in case they come again: about 100 bytes each.
+pub const MAX_CACHED: usize = 64 * 1024;

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use crate::filter::Filter;
+
 /// How a rule knows a secret, most certain first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
@@ -40,12 +42,15 @@ pub struct Rule {
     pub tier: Tier,
     /// Of a match whose checksum says nothing.
     pub confidence: Confidence,
-    /// In the syntax of the `regex` crate, over bytes. At most one capture group: the secret; without one
-    /// the whole match is.
+    /// In the syntax of the `regex` crate, over bytes. The secret is the first capture group that
+    /// took part in the match and is not empty; without one the whole match is. Groups in different
+    /// branches are therefore fine.
     pub pattern: String,
     /// Lower-case words, one of which is in every match or shortly before it. Without one, the
     /// rule is tried everywhere.
     pub keywords: Vec<String>,
+    /// Which matches are dropped.
+    pub filter: Filter,
     /// Hosts that such a value may go to: `github.com`, `*.github.com`.
     pub hosts: Vec<String>,
     /// Where the provider publishes the format.

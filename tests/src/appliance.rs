@@ -84,7 +84,8 @@ impl Site {
              nftables = false\ndevices = []\n\
              gateway_cgroup = \"{id}/gateway\"\npin_dir = \"/sys/fs/bpf/{id}\"\n\
              [dns]\nport = {}\n[gateway]\nport = {}\ndrain_timeout = \"2s\"\n[tls]\nca_dir = \"{dir}/ca\"\n\
-             extra_roots = [\"{dir}/origin-ca.pem\"]\n[spool]\ndir = \"{dir}/spool\"\n\
+             extra_roots = [\"{dir}/origin-ca.pem\"]\n\
+             [inspect]\nstate_dir = \"{dir}/inspect\"\n[spool]\ndir = \"{dir}/spool\"\n\
              seal_after = \"200ms\"\n[admin]\nsocket = \"{dir}/admin.sock\"\n\
              [store]\nsocket = \"{dir}/store.sock\"\ndata_dir = \"{dir}/store\"\n\
              engine = {engine:?}\n{more}\n",

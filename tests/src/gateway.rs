@@ -167,6 +167,8 @@ impl TestGateway {
         config.gateway.workers = 1;
         config.gateway.drain_timeout = Duration::from_secs(2);
         config.tls.ca_dir = dir.path().join("ca");
+        config.inspect.state_dir = dir.path().join("inspect");
+        config.inspect.fingerprint_key_file = dir.path().join("inspect/fingerprint.key");
         config.tls.extra_roots = vec![ca.write(dir.path(), "origin-ca")];
         config.spool.dir = dir.path().join("spool");
         config.spool.sync_every = Duration::from_millis(20);

@@ -7,7 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sh;
 
 /// Read one after the other.
-const SOURCES: [&str; 2] = ["gateway/src/config/raw.rs", "gateway/src/config/raw/identity.rs"];
+const SOURCES: [&str; 3] = [
+    "gateway/src/config/raw.rs",
+    "gateway/src/config/raw/identity.rs",
+    "gateway/src/config/raw/inspect.rs",
+];
 const TARGET: &str = "docs/configuration.md";
 const HEAD: &str = "\
 # Configuration
@@ -123,7 +127,9 @@ fn toml_type(kind: &str) -> Result<String> {
         return Ok(format!("array of {}", toml_type(inner)?));
     }
     Ok(match kind {
-        "String" | "FlowRule" | "DnsCheck" | "IssuerKind" | "Require" => "string",
+        "String" | "FlowRule" | "DnsCheck" | "IssuerKind" | "Require" | "Mode" | "Egress" => {
+            "string"
+        }
         "BTreeMap<String, ClaimValues>" => "table of strings or arrays of strings",
         "PathBuf" => "path",
         "bool" => "boolean",

@@ -17,6 +17,7 @@ pub(crate) fn config(directory: &Path, kind: &str, port: u16) -> Result<String> 
          nftables = false\ndevices = []\n\n\
          [gateway]\nuser = \"root\"\nport = {port}\ndrain_timeout = \"2s\"\n\n\
          [tls]\nca_dir = \"{directory}/weir-ca\"\nextra_roots = [\"{directory}/ca.pem\"]\n\n\
+         [inspect]\nstate_dir = \"{directory}/inspect\"\n\n\
          [spool]\ndir = \"{directory}/spool\"\nmax_size = \"4GiB\"\nseal_after = \"200ms\"\n\n\
          [store]\nsocket = \"{directory}/store.sock\"\ndata_dir = \"{directory}/store\"\n"
     );

@@ -21,6 +21,7 @@ use super::{
 use crate::capture::maps::Maps;
 use crate::config::Config;
 use crate::identify::guard::Guard;
+use crate::inspect::Inspection;
 use crate::policy::Engine;
 use crate::record::row::Producer;
 use crate::telemetry::Metrics;
@@ -64,6 +65,7 @@ pub fn start_with(
     let terminator = Terminator::new(Arc::new(mint))?;
     let upstream = Upstream::new(&config.tls.extra_roots)?;
     let issuers = identity::Issuers::start(&config, &seams.clock)?;
+    let inspection = Inspection::load(&config.inspect, Arc::clone(&seams.clock))?;
     let client = sink::connect(&config.store)?;
     let (recorder, writer) =
         record::start(&config, &producer, Arc::clone(&seams.clock), Arc::clone(&seams.fs))?;
@@ -86,6 +88,7 @@ pub fn start_with(
         maps,
         guard,
         registry: Arc::default(),
+        inspection: Arc::new(inspection),
     });
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();

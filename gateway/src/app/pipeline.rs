@@ -25,6 +25,7 @@ use crate::forward::{ForwardError, dial};
 use crate::http::{HttpError, server};
 use crate::identify::Identity;
 use crate::identify::standing::{Standing, Verdict};
+use crate::inspect::scopes::Scope;
 use crate::policy::{Denied, FlowKind, Permit, Treatment};
 use crate::record::RecordPermit;
 use crate::record::flow::OpenFlow;
@@ -87,6 +88,9 @@ struct Flow {
     identity: Rc<Identity>,
     standing: Standing,
     record: OpenFlow,
+    /// Whose secrets its exchanges carry.
+    #[expect(dead_code, reason = "exchanges are looked at in the next change")]
+    scope: Arc<Scope>,
     /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
     _place: Place,
 }
@@ -145,6 +149,7 @@ pub(super) async fn flow(
     let standing = standing(worker, &captured, &identity).await;
     let vouched = standing.who(worker.shared.seams.clock.wall());
     let identity = vouched.map_or(Rc::clone(&identity), |who| Rc::new(identity.acting_for(who)));
+    let scope = worker.shared.inspection.scope(identity.session_id, &standing);
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
@@ -159,6 +164,7 @@ pub(super) async fn flow(
         identity,
         standing,
         record,
+        scope,
         _place: place,
     });
     // Who is revoked already is told so in words.

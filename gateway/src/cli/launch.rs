@@ -43,6 +43,7 @@ pub fn run(args: &Args, context: &Context) -> Result<Infallible, CliError> {
     if !config.identity.issuers.is_empty() {
         account.own(&config.identity.state_dir, 0o700)?;
     }
+    account.own(&config.inspect.state_dir, 0o700)?;
     for socket in [&config.admin.socket, &config.handover_socket()] {
         account.own_socket(socket)?;
     }

@@ -12,8 +12,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 mod identity;
+mod inspect;
 
 pub use identity::{ClaimValues, Identity, IdentityIssuer, IssuerKind, Require};
+pub use inspect::{Egress, Inspect, InspectImport, InspectKnown, InspectRoute, Mode};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -31,6 +33,8 @@ pub struct Raw {
     pub dns: Dns,
     /// Whose tokens are believed.
     pub identity: Identity,
+    /// What is done about secrets.
+    pub inspect: Inspect,
     /// Flows that cannot be inspected.
     pub policy: Policy,
     /// What is recorded.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::{Config, DnsCheck, FlowRule, HostPattern, Net, raw, units};
 
 mod identity;
+mod inspect;
 
 /// Collects problems instead of stopping at the first.
 #[derive(Default)]
@@ -34,6 +35,7 @@ pub fn validate(raw: &raw::Raw) -> Result<Config, Vec<String>> {
         tls: tls(&raw.tls, &mut p),
         dns: dns(&raw.dns, raw.gateway.port, &mut p),
         identity: identity::checked(&raw.identity, &mut p),
+        inspect: inspect::checked(&raw.inspect, &mut p),
         policy: super::Policy {
             plain_http: rule(raw.policy.plain_http),
             opaque_tcp: rule(raw.policy.opaque_tcp),

@@ -141,6 +141,11 @@ fn mask_parameters(query: &str) -> String {
     query.split('&').map(parameter).collect::<Vec<_>>().join("&")
 }
 
+/// Whether a field or parameter of this name has a credential.
+pub(super) fn is_credential_name(name: &str) -> bool {
+    is_credential_parameter(name)
+}
+
 fn is_credential_parameter(name: &str) -> bool {
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
     CREDENTIAL_PARAMETERS.contains(&&*name) || CREDENTIAL_WORDS.iter().any(|w| name.contains(w))

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use weir_tests::appliance::{API, Site, number, try_wait, wait_for};
+use weir_tests::appliance::{API, Site, number, try_wait};
 
 use crate::PYTHON;
 

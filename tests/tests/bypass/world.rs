@@ -21,7 +21,7 @@ use crate::net::{Net, assert_own_namespace};
 
 pub(crate) const PORT: u16 = 15_443;
 pub(crate) const ADDRESSES: u16 = 4;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_millis(300);
 const ATTEMPT: &str = env!("CARGO_BIN_EXE_weir-test-bypass");
 

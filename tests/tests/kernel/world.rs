@@ -19,7 +19,7 @@ use weir_gateway::capture::maps::{self, PinnedCapture};
 use weir_gateway::capture::{Capture as _, CaptureError, Captured, cgroup};
 use weir_gateway::config::Net;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const CLIENT: &str = env!("CARGO_BIN_EXE_weir-test-client");
 
 /// Directories for one test: cgroups below `weir-test-PID-NAME`, pins on a bpffs of its own.

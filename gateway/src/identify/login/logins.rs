@@ -490,7 +490,7 @@ fn secret(path: &Path) -> Result<SecretString, LoginError> {
     use std::io::Read as _;
     const MAX_BYTES: u64 = 4096;
     let failed = |source| LoginError::File { what: "reading a client secret", source };
-    let mut text = secrecy::zeroize::Zeroizing::new(String::new());
+    let mut text = zeroize::Zeroizing::new(String::new());
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(failed)?;
     Ok(text.trim().into())

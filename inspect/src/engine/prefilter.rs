@@ -1,0 +1,162 @@
+//! One automaton over the literals and keywords of all rules: it notices where a match may begin.
+//!
+//! - input: compiled rules, a growing text
+//! - output: places to look at, as [`Hit`]s; at the end of the text, rules that may have begun
+//! - bound: two table look-ups a byte, however many rules there are
+//! - on failure: the builder's reason
+
+use std::collections::BTreeMap;
+
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::{Anchored, MatchKind, StartKind, dfa};
+
+use super::compiled::Compiled;
+use super::literal::MAX_LITERAL_BYTES;
+use crate::limits;
+
+/// Where a rule may match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hit {
+    pub(super) rule: usize,
+    /// The first and the last place where a match may begin.
+    pub(super) first: usize,
+    pub(super) last: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Prefilter {
+    automaton: dfa::DFA,
+    start: StateID,
+    /// By pattern of the automaton.
+    entries: Vec<Vec<Entry>>,
+    /// Literals that the value may begin with, sorted, and their rules.
+    open: Vec<(Vec<u8>, Vec<usize>)>,
+    /// Rules that may begin well before they are noticed, and how far before the end of the text.
+    pub(super) early: Vec<(usize, usize)>,
+    /// Rules that nothing notices.
+    pub(super) everywhere: Vec<usize>,
+    pub(super) longest: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    rule: usize,
+    /// From the end of the literal back to the first place, and to the last one, or beyond.
+    first: usize,
+    last: Result<usize, usize>,
+}
+
+impl Prefilter {
+    pub(super) fn new(rules: &[Compiled]) -> Result<Self, String> {
+        let mut words: BTreeMap<Vec<u8>, Vec<Entry>> = BTreeMap::new();
+        let mut open: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+        let (mut early, mut everywhere) = (Vec::new(), Vec::new());
+        for (rule, compiled) in rules.iter().enumerate() {
+            let keywords = compiled.rule.keywords.iter().filter(|word| !word.is_empty());
+            let keywords: Vec<Vec<u8>> =
+                keywords.map(|w| w.to_ascii_lowercase().into_bytes()).collect();
+            let longest = keywords.iter().map(Vec::len).max().unwrap_or(0);
+            let Some(anchor) = &compiled.anchor else {
+                if keywords.is_empty() {
+                    everywhere.push(rule);
+                    continue;
+                }
+                let around = limits::LOOK_BEHIND_BYTES;
+                for word in keywords {
+                    let last = around.checked_sub(word.len()).map_or(Ok(0), Err);
+                    let entry = Entry { rule, first: around.saturating_add(longest), last };
+                    words.entry(word).or_default().push(entry);
+                }
+                early.push((rule, around.saturating_add(longest)));
+                continue;
+            };
+            let mut literals: Vec<Vec<u8>> = anchor
+                .literals
+                .iter()
+                .map(|l| l.iter().take(MAX_LITERAL_BYTES).copied().collect())
+                .collect();
+            literals.sort();
+            literals.dedup();
+            let (least, most) = anchor.lead;
+            for literal in literals {
+                let (first, last) =
+                    (literal.len().saturating_add(most), literal.len().saturating_add(least));
+                if anchor.is_late && most == 0 {
+                    open.entry(literal.clone()).or_default().push(rule);
+                }
+                words.entry(literal).or_default().push(Entry { rule, first, last: Ok(last) });
+            }
+            if anchor.is_late && most > 0 {
+                early.push((rule, most.saturating_add(MAX_LITERAL_BYTES)));
+            }
+        }
+        let automaton = dfa::DFA::builder()
+            .match_kind(MatchKind::Standard)
+            .start_kind(StartKind::Unanchored)
+            .ascii_case_insensitive(true)
+            .build(words.keys())
+            .map_err(|error| error.to_string())?;
+        let start = automaton.start_state(Anchored::No).map_err(|error| error.to_string())?;
+        Ok(Self {
+            automaton,
+            start,
+            longest: words.keys().map(Vec::len).max().unwrap_or(0),
+            entries: words.into_values().collect(),
+            open: open.into_iter().collect(),
+            early,
+            everywhere,
+        })
+    }
+
+    pub(super) fn start(&self) -> StateID {
+        self.start
+    }
+
+    /// Goes over `text` from `from` on; gives the state to go on with.
+    pub(super) fn scan(
+        &self,
+        mut state: StateID,
+        text: &[u8],
+        from: usize,
+        mut hit: impl FnMut(Hit),
+    ) -> StateID {
+        for (at, &byte) in (from..).zip(text.get(from..).unwrap_or_default()) {
+            state = self.automaton.next_state(Anchored::No, state, byte);
+            if self.automaton.is_special(state) && self.automaton.is_match(state) {
+                self.report(state, at.saturating_add(1), &mut hit);
+            }
+        }
+        state
+    }
+
+    #[cold]
+    fn report(&self, state: StateID, end: usize, hit: &mut impl FnMut(Hit)) {
+        for index in 0..self.automaton.match_len(state) {
+            let pattern = self.automaton.match_pattern(state, index).as_usize();
+            for entry in self.entries.get(pattern).into_iter().flatten() {
+                let last = match entry.last {
+                    Ok(back) => end.checked_sub(back),
+                    Err(beyond) => Some(end.saturating_add(beyond)),
+                };
+                // What begins before the text is none.
+                if let Some(last) = last {
+                    let first = end.saturating_sub(entry.first);
+                    hit(Hit { rule: entry.rule, first, last });
+                }
+            }
+        }
+    }
+
+    /// Rules with a literal that begins with `start` and goes on after it.
+    pub(super) fn begun(&self, start: &[u8]) -> impl Iterator<Item = usize> {
+        let from = self.open.partition_point(|(literal, _)| literal.as_slice() < start);
+        let literals = self.open.get(from..).unwrap_or_default().iter();
+        let length = start.len();
+        let start = start.to_owned();
+        let literals = literals.take_while(move |(literal, _)| literal.starts_with(&start));
+        literals
+            .filter(move |(literal, _)| literal.len() > length)
+            .flat_map(|(_, rules)| rules.iter().copied())
+    }
+}

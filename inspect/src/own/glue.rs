@@ -1,0 +1,74 @@
+//! Makes the expression of a rule from its value and its context.
+//!
+//! - input: the expression of a value, words of a context
+//! - output: an expression with one group: the value
+//! - bound: the parts around a value take at most some 100 bytes
+//! - on failure: cannot fail; the engine refuses what does not compile
+
+/// What a name says when its value is secret.
+const NOUN: &str = "token|key|secret|pass|pwd|auth|cred|api|access|client|bearer|webhook|hook|pat|sid|sign|licen[cs]e|private|app|dsn|jwt";
+
+/// Bytes of a word from which on it is not found inside of other words by chance.
+const DISTINCT_BYTES: usize = 7;
+
+/// A value that is known by its own beginning.
+pub(super) fn prefixed(value: &str) -> String {
+    // An escape like `\n` of a text that is quoted once more is no part of a word.
+    format!(r"(?:\b{{start-half}}|\\[nrt])({value})\b{{end-half}}")
+}
+
+/// A value that is known by the name it is assigned to.
+pub(super) fn assigned(name: &str, value: &str) -> String {
+    format!("(?:{name}){ASSIGN}({value}){END}")
+}
+
+/// Names with one of the words, and with one that says secret.
+pub(super) fn name(words: &[String], is_named: bool) -> String {
+    let words: Vec<String> = words.iter().map(|word| self::word(word)).collect();
+    let words = words.join("|");
+    let tail = if is_named {
+        format!(r"[\w.\- ]{{0,16}}?(?i:{NOUN})[\w.\-]{{0,20}}")
+    } else {
+        r"(?:[A-Z0-9_.\- ][\w.\-]{0,20}|(?i:token|key|secret|api|pass)[\w.\-]{0,16})?".to_owned()
+    };
+    format!("(?:{words}){tail}")
+}
+
+/// From the end of a name to its value, in code, configuration, JSON, YAML, XML, shells.
+const ASSIGN: &str = concat!(
+    // closes the name: `"`, `']`, `")`, `\"`
+    r#"[\\'"`\])]{0,3}"#,
+    "(?:",
+    // = := ::= :::= ?= .= += == => : -> || ?? or , > (
+    r"\s{0,6}(?:[:?.+=|]{0,3}=>?|:|->|\|\||\?\?|or |,|>|\()",
+    // name: type = value, name type = value
+    r"|\s?:?\s{0,2}[A-Za-z&*'.<>?\[\]]{1,14}\s{0,2}=",
+    // name="…" value="…", name: …, value: …
+    r#"|[\s,;]{1,12}[\\'"]{0,2}(?i:value|default)[\\'"]{0,2}\s{0,2}[:=>]"#,
+    // --name value, ENV name value
+    r"|[ \t]",
+    ")",
+    // opens the value: `b"`, `String("`, `\"`, `<![CDATA[`
+    r#"\s{0,12}(?:[A-Za-z.]{1,16}\(|<!\[CDATA\[)?[@bBuUrRfFL$]?[\\'"`(\[{]{0,3}"#,
+);
+
+/// What stands after a value.
+const END: &str = r#"(?:[\s'"`\\;,<&)}\]|#]|$)"#;
+
+/// A word in a name, in any case: `message bird` is `messageBird`, `message_bird`, `MESSAGE-BIRD`.
+fn word(words: &str) -> String {
+    let plain = words.split(' ').collect::<Vec<_>>().join("[-_. ]?");
+    if words.len() >= DISTINCT_BYTES {
+        return format!("(?i:{plain})");
+    }
+    // A short word begins a name or a part of it.
+    let humps: Vec<String> = words.split(' ').map(capitalised).collect();
+    format!("(?:(?:^|[^A-Za-z])(?i:{plain})|[a-z]{})", humps.concat())
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+}
