@@ -6,24 +6,43 @@
 //! - bound: the number of values, by the caller
 //! - on failure: cannot fail
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A set of known values. Cheap to search, dear to make: made anew when a value is added.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
+    number: u64,
     values: Vec<(u32, Vec<u8>)>,
 }
 
 impl Known {
     /// A set of `(number, value)`.
     pub fn new(values: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Self {
-        Self { values: values.into_iter().filter(|(_, value)| !value.is_empty()).collect() }
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let number = if values.is_empty() { 0 } else { NUMBERS.fetch_add(1, Ordering::Relaxed) };
+        Self { number, values }
     }
 
     /// The values of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
-        Self { values: self.values.iter().chain(&other.values).cloned().collect() }
+        let number = match (self.number, other.number) {
+            (number, 0) | (0, number) => number,
+            both => {
+                let mut hasher = DefaultHasher::new();
+                both.hash(&mut hasher);
+                hasher.finish()
+            }
+        };
+        Self { number, values: self.values.iter().chain(&other.values).cloned().collect() }
+    }
+
+    /// Tells this set from every other one; sets put together of the same sets have the same.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether it has no values.

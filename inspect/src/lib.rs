@@ -9,6 +9,7 @@
 //! rule, filter, import  what a secret looks like
 //! own                   weir's rules, and operators'
 //! engine                finds matches in one text, whole or growing (Channel)
+//! cache                 what was found in texts that come again
 //! known                 exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
@@ -18,6 +19,7 @@
 //! ```
 
 pub mod body;
+pub mod cache;
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;
@@ -31,3 +33,4 @@ pub mod placeholder;
 pub mod rule;
 pub mod stream;
 pub mod vault;
+mod view;
