@@ -23,6 +23,7 @@ pub(super) fn engine() -> Engine {
         confidence: Confidence::High,
         pattern: pattern.to_owned(),
         keywords: vec![keyword.to_owned()],
+        filter: Default::default(),
         hosts: Vec::new(),
         source: String::new(),
     };
