@@ -67,6 +67,7 @@ pub struct Filter {
 struct Program {
     expr: Expr,
     slots: usize,
+    compiled_bytes: usize,
 }
 
 /// Why a filter is refused.
@@ -76,6 +77,8 @@ pub struct FilterError {
     line: usize,
     column: usize,
     reason: String,
+    /// Bytes that were compiled in vain.
+    pub(crate) compiled_bytes: usize,
 }
 
 impl Filter {
@@ -99,11 +102,10 @@ impl Filter {
         if text.trim().is_empty() {
             return Ok((Self::default(), Vec::new()));
         }
-        let (expr, slots, mut unknown) = parse::parse(text)?;
+        let (program, mut unknown) = parse::parse(text)?;
         unknown.sort();
         unknown.dedup();
-        let programs = vec![Arc::new(Program { expr, slots })];
-        Ok((Self { programs, checks: None }, unknown))
+        Ok((Self { programs: vec![Arc::new(program)], checks: None }, unknown))
     }
 
     /// Drops what this or `other` drops. Shares what both are made of.
@@ -116,6 +118,11 @@ impl Filter {
     /// The checks of a rule of weir's own shape.
     pub(crate) fn own(checker: Checker) -> Self {
         Self { programs: Vec::new(), checks: Some(Arc::new(checker)) }
+    }
+
+    /// Bytes of the automata of its patterns and words.
+    pub fn compiled_bytes(&self) -> usize {
+        self.programs.iter().map(|program| program.compiled_bytes).sum()
     }
 
     /// Whether no match is dropped.
@@ -150,7 +157,7 @@ fn error(text: &str, at: usize, reason: &str) -> FilterError {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    FilterError { line, column, reason: reason.to_owned() }
+    FilterError { line, column, reason: reason.to_owned(), compiled_bytes: 0 }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub mod cache;
 pub mod engine;
 pub mod filter;
 pub mod fingerprint;
+pub mod import;
 pub mod judge;
 pub mod known;
 pub mod limits;

@@ -11,7 +11,7 @@ use regex_automata::meta::Regex;
 use super::FilterError;
 use super::expr::{Comparison, Expr, Function, Kind};
 use super::parse::{Parser, Typed};
-use crate::pattern;
+use crate::{limits, pattern};
 
 /// Behind `name(`.
 pub(super) fn call(parser: &mut Parser<'_>, name: &str) -> Result<Typed, FilterError> {
@@ -83,7 +83,7 @@ fn literals(list: &Expr) -> &[Expr] {
 }
 
 /// One regular expression of all patterns.
-pub(super) fn regex(parser: &Parser<'_>, patterns: &[Expr]) -> Result<Regex, FilterError> {
+pub(super) fn regex(parser: &mut Parser<'_>, patterns: &[Expr]) -> Result<Regex, FilterError> {
     let mut sources = Vec::new();
     for pattern in patterns {
         let Expr::Text(source) = pattern else {
@@ -93,10 +93,27 @@ pub(super) fn regex(parser: &Parser<'_>, patterns: &[Expr]) -> Result<Regex, Fil
         let pattern = pattern::from_re2(&source, pattern::Groups::None);
         sources.push(pattern.map_err(|error| parser.refuse(&error.to_string()))?);
     }
-    pattern::compile(&sources).map_err(|error| parser.refuse(&error.to_string()))
+    match pattern::compile(&sources) {
+        Ok(regex) => {
+            spend(parser, regex.memory_usage())?;
+            Ok(regex)
+        }
+        Err(error) => {
+            parser.compiled_bytes += limits::MAX_COMPILED_BYTES;
+            Err(parser.refuse(&error.to_string()))
+        }
+    }
 }
 
-fn words(parser: &Parser<'_>, list: &Expr) -> Result<AhoCorasick, FilterError> {
+fn spend(parser: &mut Parser<'_>, bytes: usize) -> Result<(), FilterError> {
+    parser.compiled_bytes += bytes;
+    if parser.compiled_bytes > limits::MAX_FILTER_BYTES {
+        return Err(parser.refuse("its patterns compile to too large automata"));
+    }
+    Ok(())
+}
+
+fn words(parser: &mut Parser<'_>, list: &Expr) -> Result<AhoCorasick, FilterError> {
     let mut words = Vec::new();
     for word in literals(list) {
         match word {
@@ -107,7 +124,9 @@ fn words(parser: &Parser<'_>, list: &Expr) -> Result<AhoCorasick, FilterError> {
         }
     }
     let built = AhoCorasick::builder().ascii_case_insensitive(true).build(words);
-    built.map_err(|error| parser.refuse(&error.to_string()))
+    let words = built.map_err(|error| parser.refuse(&error.to_string()))?;
+    spend(parser, words.memory_usage())?;
+    Ok(words)
 }
 
 impl Kind {

@@ -7,13 +7,13 @@
 
 use super::expr::{Comparison, Expr, Field, Kind};
 use super::lex::{Token, tokens};
-use super::{FilterError, MAX_DEPTH, MAX_LOCALS, MAX_TEXT_BYTES, calls, error};
+use super::{FilterError, MAX_DEPTH, MAX_LOCALS, MAX_TEXT_BYTES, Program, calls, error};
 
 /// What the parser gives: an expression and its type.
 pub(super) type Typed = (Expr, Kind);
 
 /// The expression, and the names of what is not known in it.
-pub(super) fn parse(text: &str) -> Result<(Expr, usize, Vec<String>), FilterError> {
+pub(super) fn parse(text: &str) -> Result<(Program, Vec<String>), FilterError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(error(text, 0, "longer than filters may be"));
     }
@@ -25,7 +25,8 @@ pub(super) fn parse(text: &str) -> Result<(Expr, usize, Vec<String>), FilterErro
     if !kind.fits(Kind::Bool) {
         return Err(error(text, 0, "its result is not a condition"));
     }
-    Ok((expr, parser.slots, parser.unknown))
+    let program = Program { expr, slots: parser.slots, compiled_bytes: parser.compiled_bytes };
+    Ok((program, parser.unknown))
 }
 
 #[derive(Default)]
@@ -40,6 +41,7 @@ pub(super) struct Parser<'t> {
     /// Nested closures, in which `#` stands for something.
     closures: usize,
     pub(super) unknown: Vec<String>,
+    pub(super) compiled_bytes: usize,
 }
 
 impl Parser<'_> {
@@ -395,7 +397,8 @@ impl Parser<'_> {
 
     pub(super) fn refuse(&self, reason: &str) -> FilterError {
         let at = self.tokens.get(self.next).map_or(self.text.len(), |(at, _)| *at);
-        error(self.text, at, reason)
+        let compiled_bytes = self.compiled_bytes;
+        FilterError { compiled_bytes, ..error(self.text, at, reason) }
     }
 
     fn peek(&self) -> Option<&Token> {

@@ -19,8 +19,9 @@ const WORDS: f64 = 2.5;
 /// The same for less than [`SHORT`] bytes with a short word in them.
 const SHORT_WORDS: f64 = 2.1;
 const SHORT: usize = 12;
-/// Letters of what counts as a word, and as a short one.
+/// Letters of what counts as a word: within letters, as all letters between signs, and in a short text.
 const WORD: usize = 6;
+const WHOLE_WORD: usize = 5;
 const SHORT_WORD: usize = 4;
 
 /// Letters that tokenizers take at once: less of capitals, which are rarer.
@@ -37,15 +38,16 @@ pub(crate) fn token_ratio(text: &[u8]) -> f64 {
 
 /// Whether a secret reads like words: by its tokens, or because a word is in it.
 pub(super) fn fails_token_efficiency(text: &[u8]) -> bool {
-    let (ratio, longest) = measure(text);
+    let (ratio, longest, has_word) = measure(text);
     let short = text.len() < SHORT && longest >= SHORT_WORD;
-    longest >= WORD || ratio >= if short { SHORT_WORDS } else { WORDS }
+    has_word || ratio >= if short { SHORT_WORDS } else { WORDS }
 }
 
-/// Bytes for each token, and letters of the longest one.
-fn measure(text: &[u8]) -> (f64, usize) {
+/// Bytes for each token, letters of the longest one, and whether a word is among them.
+fn measure(text: &[u8]) -> (f64, usize, bool) {
     let mut tokens = 0_u32;
     let mut longest = 0;
+    let mut has_word = false;
     // Whether a sign waits for the word behind it.
     let mut sign = false;
     for chunk in text.chunk_by(|a, b| kind(*a) == kind(*b)) {
@@ -56,6 +58,7 @@ fn measure(text: &[u8]) -> (f64, usize) {
                 let alone = number == 0 && sign && length < SHORT_WORD;
                 tokens += count + u32::from(alone);
                 longest = longest.max(length);
+                has_word |= length >= WORD || (count == 1 && length >= WHOLE_WORD);
             }
             sign = false;
         } else if first.is_ascii_digit() {
@@ -70,7 +73,7 @@ fn measure(text: &[u8]) -> (f64, usize) {
     }
     tokens += u32::from(sign);
     let bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    (f64::from(bytes) / f64::from(tokens.max(1)), longest)
+    (f64::from(bytes) / f64::from(tokens.max(1)), longest, has_word)
 }
 
 fn kind(byte: u8) -> u8 {
