@@ -28,3 +28,4 @@ pub mod placeholder;
 pub mod rule;
 pub mod stream;
 pub mod vault;
+mod view;
