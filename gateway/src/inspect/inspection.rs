@@ -48,9 +48,9 @@ pub enum InspectError {
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
-    /// Weir's own rule files.
-    #[error("inspect: weir's own rules: {0}")]
-    Own(String),
+    /// A file of rules.
+    #[error("inspect: {0}")]
+    Rules(#[from] rules::RulesError),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.
