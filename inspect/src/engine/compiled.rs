@@ -32,6 +32,8 @@ pub(super) struct Compiled {
     pub(super) context_max: usize,
     /// Bytes before the match that belong to it.
     pub(super) lead_max: usize,
+    /// Whether a keyword may stand in a match.
+    pub(super) is_inside: bool,
     /// Whether it has a value that is too long to be held.
     is_long: bool,
     lead: Vec<Lead>,
@@ -94,7 +96,7 @@ impl Compiled {
     }
 
     fn build(rule: Rule) -> Result<Self, String> {
-        let Parts { whole, context, value, alone, is_plain, context_max, lead, anchor } =
+        let Parts { whole, context, value, alone, is_plain, context_max, lead, anchor, alphabet } =
             pattern::take_apart(&rule.pattern)?;
         let plain = |hir, kind| automaton::dfa(automaton::nfa(hir, WhichCaptures::None)?, kind);
         let longest = value.properties().maximum_len();
@@ -119,12 +121,15 @@ impl Compiled {
             Some((backtracker.map_err(reason)?, pike.map_err(reason)?))
         };
         let near = Near::new(&rule, anchor.as_ref())?;
+        let is_in = |byte: u8| alphabet.get(usize::from(byte.to_ascii_lowercase())) == Some(&true);
+        let is_inside = rule.keywords.iter().any(|word| word.bytes().all(is_in));
         Ok(Self {
             lead_max: lead.iter().fold(0, |sum, lead| sum.saturating_add(lead.max)),
             whole: automaton::dfa(nfa, MatchKind::LeftmostFirst)?,
             rule,
             anchor,
             context_max,
+            is_inside,
             is_long,
             lead,
             split,

@@ -252,6 +252,37 @@ fn a_long_value_is_replaced_and_dropped_to_its_end() {
     assert_eq!(found[0].span, 2..2 + limits::MAX_VALUE_BYTES);
 }
 
+/// Were it quadratic, each of these would take minutes.
+#[test]
+fn texts_made_to_be_slow_take_linear_time() {
+    let engine = engine();
+    for part in [
+        "password=",
+        "token ",
+        "secret:x",
+        "a://a:",
+        "-----BEGIN PRIVATE KEY-----",
+        "eyJ",
+        "sk-",
+        "a",
+        "0",
+        "heroku 0",
+        "deadbeef",
+        "ghp_",
+        "1-us",
+        "api_key=a",
+        "AC=",
+        "xoxb-1-",
+        "hunter2",
+    ] {
+        let text = part.repeat(200_000 / part.len());
+        let text = text.as_bytes();
+        let parts: Vec<&[u8]> = text.chunks(1000).collect();
+        let leaves = pieces(&engine, &parts, End::Complete);
+        assert!(show(&leaves) == whole(&engine, text), "{part}");
+    }
+}
+
 #[test]
 fn own_placeholders_and_filtered_values_stay() {
     let engine = engine();
