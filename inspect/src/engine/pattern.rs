@@ -12,10 +12,8 @@ use regex_syntax::hir::{Capture, Class, Hir, HirKind, Repetition};
 use super::literal::{self, Anchor};
 use crate::limits;
 
-/// Bytes that a match may have before its secret. Repetitions of a pattern that would allow more
-/// are narrowed.
+/// Bytes that a match may have before its secret; with more it is none.
 const MAX_CONTEXT_BYTES: usize = 384;
-const NARROWER: [u32; 5] = [96, 64, 32, 16, 8];
 
 /// A pattern, taken apart. `context`, `value` and `tail` put together are `whole`.
 pub(super) struct Parts {
@@ -79,10 +77,10 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
     };
     let tail = items.split_off(at.saturating_add(1));
     let captured = items.pop().unwrap_or_else(Hir::empty);
-    let mut before = items;
-    narrow(&mut before)?;
+    let before = items;
     let context = Hir::concat(before.clone());
     let context_max = context.properties().maximum_len().unwrap_or(MAX_CONTEXT_BYTES);
+    let context_max = context_max.min(MAX_CONTEXT_BYTES);
     let has_tail = tail.iter().any(|item| item.properties().maximum_len() != Some(0));
     let zero_width = context_max == 0;
     let with = |items: &[Hir], middle: Hir, rest: &[Hir]| {
@@ -163,40 +161,5 @@ fn add_bytes(hir: &Hir, alphabet: &mut [bool]) {
         HirKind::Concat(subs) | HirKind::Alternation(subs) => {
             subs.iter().for_each(|sub| add_bytes(sub, alphabet));
         }
-    }
-}
-
-/// Narrows repetitions until the items have at most `MAX_CONTEXT_BYTES`.
-fn narrow(items: &mut [Hir]) -> Result<(), String> {
-    let fits = |items: &[Hir]| {
-        let total = items.iter().try_fold(0_usize, |sum, item| {
-            Some(sum.saturating_add(item.properties().maximum_len()?))
-        });
-        total.is_some_and(|total| total <= MAX_CONTEXT_BYTES)
-    };
-    for limit in NARROWER {
-        if fits(items) {
-            return Ok(());
-        }
-        for item in &mut *items {
-            *item = narrowed(item, limit);
-        }
-    }
-    if fits(items) { Ok(()) } else { Err("too much may stand before the secret".to_owned()) }
-}
-
-fn narrowed(hir: &Hir, limit: u32) -> Hir {
-    match hir.kind() {
-        HirKind::Repetition(repetition) => Hir::repetition(Repetition {
-            min: repetition.min,
-            max: Some(repetition.max.unwrap_or(limit).min(limit.max(repetition.min))),
-            greedy: repetition.greedy,
-            sub: Box::new(narrowed(&repetition.sub, limit)),
-        }),
-        HirKind::Concat(subs) => Hir::concat(subs.iter().map(|s| narrowed(s, limit)).collect()),
-        HirKind::Alternation(subs) => {
-            Hir::alternation(subs.iter().map(|s| narrowed(s, limit)).collect())
-        }
-        _ => hir.clone(),
     }
 }

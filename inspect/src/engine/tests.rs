@@ -63,6 +63,7 @@ fn rules() -> Vec<Rule> {
         rule("hex", Contextual, r"\b[a-f0-9]{24}\b", &["heroku"]),
         rule("branches", Prefixed, r"(?:AC=([a-f0-9]{8})|SK=([A-F0-9]{8,}))\b", &[]),
         rule("anywhere", Prefixed, r"\b[0-9]{9}\b", &[]),
+        rule("wide", Contextual, r"dbconn.*pw=([a-z0-9]{6,40})\b", &["dbconn"]),
         rule("two", Prefixed, r"\bxox[ab]-(?:\d-)?[0-9a-zA-Z]{8,48}", &["xoxa", "xoxb"]),
     ]
 }
@@ -106,6 +107,7 @@ fn examples() -> Vec<(String, String)> {
         one("use {} here", "hunter2hunter2"),
         one("use {} here", "hunter2hunter2-long"),
         one("token={}", "hunter2hunter2"),
+        one("dbconn pw=abc with more pw={};", "0123456789"),
         one("slack {} ok", "xoxb-1-abcdefgh0123"),
     ]
 }
