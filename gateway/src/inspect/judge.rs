@@ -328,3 +328,6 @@ impl Judge for Restorer {
         secret.map_or(Verdict::Keep, Verdict::Replace)
     }
 }
+
+#[cfg(test)]
+mod tests;
