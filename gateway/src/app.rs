@@ -134,6 +134,8 @@ pub(crate) struct Ending {
     pub(crate) soon: CancellationToken,
     /// The loops that accept.
     pub(crate) accepting: TaskTracker,
+    /// The workers, until their last flow has ended.
+    pub(crate) serving: TaskTracker,
 }
 
 /// Why the gateway did not start or stop well.

@@ -73,6 +73,11 @@ pub const MAX_REMEMBERED_JOBS_PER_ANCHOR: usize = 16;
 pub const JOB_MEMORY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Environment of one process, as procfs shows it.
 pub const MAX_ENVIRONMENT_BYTES: usize = 1024 * 1024;
+/// Jobs that are kept over a restart; those that ended stay until their tokens are forgotten.
+pub const MAX_KEPT_JOBS: usize = 16_384;
+/// File of a job, with its identity and hashes of its tokens.
+pub const MAX_KEPT_JOB_BYTES: usize = 1024 * 1024;
+
 /// Logins of people at once, over all users.
 pub const MAX_LOGINS: usize = 4096;
 /// Logins of one user at once.
@@ -97,8 +102,8 @@ pub const MAX_REFRESHES: usize = 16;
 pub const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// See [`REFRESH_RETRY`].
 pub const REFRESH_RETRY_MOST: Duration = Duration::from_secs(60);
-/// One kept login.
-pub const MAX_LOGIN_FILE_BYTES: usize = 32 * 1024;
+/// One kept login, with groups.
+pub const MAX_LOGIN_FILE_BYTES: usize = 1024 * 1024;
 /// Processes that are looked at to see whether a login session lives.
 pub const MAX_SCANNED_PROCESSES: usize = 65_536;
 /// Findings of one exchange that become rows; more are counted.

@@ -10,14 +10,18 @@
 use crate::body::{self, Masker};
 use crate::engine::End;
 
+mod array;
 mod channel;
 mod event;
+mod eventstream;
 mod fragment;
 mod json;
+mod lines;
 mod shape;
 mod sse;
 mod string;
 mod unit;
+mod websocket;
 
 /// A body that is masked while it passes. Bytes leave when no secret can begin before them any
 /// more: what proves that is more bytes or the end, never time.
@@ -31,9 +35,11 @@ pub struct Stream {
 #[derive(Debug)]
 enum Framing {
     Sse(Box<sse::Sse>),
+    Array(Box<array::Array>),
+    Lines(Box<lines::Lines>),
+    EventStream(Box<eventstream::EventStream>),
+    WebSocket(Box<websocket::WebSocket>),
     Text(Box<channel::Open>),
-    /// Not read yet: fails closed.
-    Unread,
 }
 
 /// Who sends the frames of a WebSocket direction.
@@ -76,23 +82,24 @@ impl Stream {
 
     /// A JSON array whose elements come one by one, as Gemini sends it.
     pub fn json_array() -> Self {
-        Self::new(Framing::Unread)
+        Self::new(Framing::Array(Box::default()))
     }
 
     /// One JSON text on each line.
     pub fn json_lines() -> Self {
-        Self::new(Framing::Unread)
+        Self::new(Framing::Lines(Box::default()))
     }
 
     /// One direction of a WebSocket (RFC 6455) without extensions; messages of at most `max_message`
     /// bytes.
-    pub fn websocket(_sender: Sender, _max_message: usize) -> Self {
-        Self::new(Framing::Unread)
+    pub fn websocket(sender: Sender, max_message: usize) -> Self {
+        let frames = websocket::WebSocket::new(sender, max_message);
+        Self::new(Framing::WebSocket(Box::new(frames)))
     }
 
     /// `application/vnd.amazon.eventstream`.
     pub fn event_stream() -> Self {
-        Self::new(Framing::Unread)
+        Self::new(Framing::EventStream(Box::default()))
     }
 
     /// The stream that a content type asks for; `None` where the body is to be masked as a whole.
@@ -121,8 +128,11 @@ impl Stream {
     ) -> Result<(), Error> {
         self.once(|framing| match framing {
             Framing::Sse(sse) => sse.push(masker, chunk, out),
+            Framing::Array(array) => array.push(masker, chunk, out),
+            Framing::Lines(lines) => lines.push(masker, chunk, out),
+            Framing::EventStream(frames) => frames.push(masker, chunk, out),
+            Framing::WebSocket(frames) => frames.push(masker, chunk, out),
             Framing::Text(open) => open.push(masker, chunk, out),
-            Framing::Unread => Err(Error::Malformed("framing is not read yet")),
         })
     }
 
@@ -138,8 +148,11 @@ impl Stream {
     ) -> Result<(), Error> {
         self.once(|framing| match framing {
             Framing::Sse(sse) => sse.finish(masker, end, out),
+            Framing::Array(array) => array.finish(masker, end, out),
+            Framing::Lines(lines) => lines.finish(masker, end, out),
+            Framing::EventStream(frames) => frames.finish(masker, end, out),
+            Framing::WebSocket(frames) => frames.finish(masker, end, out),
             Framing::Text(open) => open.finish(masker, end, out),
-            Framing::Unread => Ok(()),
         })
     }
 
@@ -147,16 +160,22 @@ impl Stream {
     pub fn held_bytes(&self) -> usize {
         match &self.framing {
             Framing::Sse(sse) => sse.held(),
+            Framing::Array(array) => array.held(),
+            Framing::Lines(lines) => lines.held(),
+            Framing::EventStream(frames) => frames.held(),
+            Framing::WebSocket(frames) => frames.held(),
             Framing::Text(open) => open.held(),
-            Framing::Unread => 0,
         }
     }
 
     /// Adds to `out` what tells the receiver that the stream ends here because of `error`, where
     /// its framing has such a thing: a WebSocket's close frame. The other direction's stream tells
     /// the sender.
-    pub fn abort(&mut self, _error: &Error, _out: &mut Vec<u8>) {
+    pub fn abort(&mut self, error: &Error, out: &mut Vec<u8>) {
         self.failed = true;
+        if let Framing::WebSocket(frames) = &mut self.framing {
+            frames.close(error, out);
+        }
     }
 
     fn new(framing: Framing) -> Self {

@@ -148,6 +148,8 @@ pub struct Recorded {
     pub findings: Vec<Row>,
     /// All bytes of all segments but those of the table `bodies`.
     pub raw_without_bodies: Vec<u8>,
+    /// All bytes of all segments.
+    pub raw: Vec<u8>,
     /// The counters at the end.
     pub metrics: Arc<Metrics>,
     counters: HashMap<String, u64>,
@@ -333,6 +335,7 @@ impl Recorded {
             alarms: Vec::new(),
             findings: Vec::new(),
             raw_without_bodies: Vec::new(),
+            raw: Vec::new(),
             metrics,
             counters,
         };
@@ -341,6 +344,7 @@ impl Recorded {
             for batch in segment.batches {
                 let decoded = rows::decode(&batch.data);
                 assert_eq!(decoded.len() as u64, batch.rows);
+                all.raw.extend_from_slice(&batch.data);
                 if batch.table != Table::Bodies {
                     all.raw_without_bodies.extend_from_slice(&batch.data);
                 }

@@ -4,6 +4,7 @@
 //! Only ratios within one run mean something. `tests/perf/README.md` explains the figures.
 
 mod connect;
+mod detect;
 mod measure;
 mod peers;
 mod report;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
@@ -26,7 +27,10 @@ const NAME: &str = "api.bench.test";
 const NETWORK: &str = "10.77";
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// At most four minutes, with smaller counts
     #[arg(long)]
     quick: bool,
@@ -38,7 +42,20 @@ pub(crate) struct Options {
     only: Vec<String>,
 }
 
+#[derive(Subcommand)]
+enum Part {
+    /// Recall and false positives of the detection of secrets, beside peers
+    Detect(detect::Options),
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
+    match &options.part {
+        None => proxies(options),
+        Some(Part::Detect(options)) => detect::run(options),
+    }
+}
+
+fn proxies(options: &Options) -> Result<()> {
     let release = sh::root().join("target/release");
     let is_wanted =
         |name: &str| options.only.is_empty() || options.only.iter().any(|one| one == name);

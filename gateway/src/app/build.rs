@@ -96,6 +96,10 @@ pub fn start_with(
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();
     let admin = handed.admin();
+    if shared.engine.asks_identity() {
+        // Before the first connection: jobs and people of an earlier gateway go on.
+        identity::adopt(&shared, &issuers);
+    }
     let (mut workers, addr) = workers(&shared, &mut handed)?;
     workers.push({
         let shared = Arc::clone(&shared);
@@ -153,7 +157,9 @@ fn workers(
     let mut handles = Vec::new();
     for (i, listeners) in all.into_iter().enumerate() {
         let shared = Arc::clone(shared);
+        let serving = shared.ending.serving.token();
         handles.push(spawn(&format!("weir-worker-{i}"), move || {
+            let _serving = serving;
             if let Err(error) = worker::run(Arc::clone(&shared), listeners) {
                 // Without this worker its share of connections would hang: stop the gateway.
                 tracing::error!(%error, "worker failed");

@@ -201,6 +201,9 @@ async fn standing(worker: &Worker, captured: &Captured, identity: &Identity) -> 
     }
     let (process, registry) = (&captured.process, &worker.shared.registry);
     let session = || identity.session(process.uid);
+    if let Some(member) = process.anchor {
+        registry.await_job(member.id).await;
+    }
     let standing = registry.look_up(process.anchor, identity.container_of(), session);
     standing.settle().await;
     standing

@@ -204,6 +204,19 @@ impl Anchors {
         Ok(())
     }
 
+    /// Whether an anchor goes on: the kernel has it, with this root, which lives.
+    ///
+    /// # Errors
+    /// [`AnchorError::Capture`]
+    pub fn goes_on(&self, id: AnchorId, root: ProcessKey) -> Result<bool, AnchorError> {
+        let known = self.root_of(id.0)?.filter(|known| {
+            known.tgid == root.tgid
+                && known.start_time_ns == root.start_time_ns
+                && known.ended_ns == 0
+        });
+        Ok(known.is_some() && is_alive(root))
+    }
+
     /// The anchors of an earlier gateway process that live on. Ends the others, and removes what
     /// is left of processes that nobody saw exit.
     ///

@@ -113,6 +113,7 @@ fn is_placeholder(secret: &[u8]) -> bool {
     });
     let lower = secret.to_ascii_lowercase();
     MARKS.iter().any(|mark| contains(&lower, mark))
+        || lower.ends_with(b"...")
         || value::longest_run(&lower) >= MAX_RUN
         || PUBLISHED.contains(secret)
 }

@@ -5,8 +5,10 @@
 //! - bound: the parts around a value take at most some 100 bytes
 //! - on failure: cannot fail; the engine refuses what does not compile
 
+use regex_syntax::hir::{Class, Hir, HirKind};
+
 /// What a name says when its value is secret.
-const NOUN: &str = "token|key|secret|pass|pwd|auth|cred|api|access|client|bearer|webhook|hook|pat|sid|sign|licen[cs]e|private|app|dsn|jwt";
+const NOUN: &str = "token|key|secret|pass|pwd|auth|cred|api|access|client|bearer|webhook|hook|pat|sid|sign|licen[cs]e|private|app|dsn|jwt|login";
 
 /// Bytes of a word from which on it is not found inside of other words by chance.
 const DISTINCT_BYTES: usize = 7;
@@ -14,7 +16,39 @@ const DISTINCT_BYTES: usize = 7;
 /// A value that is known by its own beginning.
 pub(super) fn prefixed(value: &str) -> String {
     // An escape like `\n` of a text that is quoted once more is no part of a word.
-    format!(r"(?:\b{{start-half}}|\\[nrt])({value})\b{{end-half}}")
+    let signs = last_signs(value);
+    let end =
+        if signs.is_empty() { r"\b{end-half}".to_owned() } else { format!(r"(?:[^\w{signs}]|$)") };
+    format!(r"(?:\b{{start-half}}|\\[nrt])({value}){end}")
+}
+
+/// Signs that a value may end in, so that what continues it is no end.
+fn last_signs(value: &str) -> String {
+    let parsed = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(value);
+    let has = |sign: u8| parsed.as_ref().is_ok_and(|hir| ends_in(hir, sign));
+    let signs = [("-", b'-'), ("~", b'~'), ("+", b'+'), ("/", b'/')];
+    let escaped = signs.iter().filter(|(_, sign)| has(*sign)).map(|(text, _)| format!("\\{text}"));
+    escaped.collect()
+}
+
+fn ends_in(hir: &Hir, sign: u8) -> bool {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) | HirKind::Class(Class::Unicode(_)) => false,
+        HirKind::Literal(literal) => literal.0.last() == Some(&sign),
+        HirKind::Class(Class::Bytes(class)) => {
+            class.ranges().iter().any(|range| (range.start()..=range.end()).contains(&sign))
+        }
+        HirKind::Repetition(repetition) => ends_in(&repetition.sub, sign),
+        HirKind::Capture(capture) => ends_in(&capture.sub, sign),
+        HirKind::Alternation(subs) => subs.iter().any(|sub| ends_in(sub, sign)),
+        HirKind::Concat(subs) => {
+            // Items at the end may be missing.
+            let is_there =
+                |sub: &Hir| sub.properties().minimum_len().is_some_and(|least| least > 0);
+            let needed = subs.iter().rposition(is_there).unwrap_or(0);
+            subs.iter().skip(needed).any(|sub| ends_in(sub, sign))
+        }
+    }
 }
 
 /// A value that is known by the name it is assigned to.

@@ -7,6 +7,7 @@
 
 use crate::body::Masker;
 use crate::engine::{By, Channel, End, Match, Piece};
+use crate::limits;
 use crate::rule::Confidence;
 use crate::stream::Error;
 use crate::stream::fragment::Lexer;
@@ -106,21 +107,22 @@ impl Open {
     ) -> Result<(), Error> {
         let in_pieces: usize = pieces.iter().map(piece_len).sum();
         let mut swallowed = self.units.len().saturating_sub(held + in_pieces);
-        let last = pieces.iter().rposition(|piece| matches!(piece, Piece::Secret { .. }));
-        if last.is_none() {
+        // A step is too short for the rest of one long value and all that shows another one.
+        if !pieces.iter().any(is_long) {
             self.units.replace(std::mem::take(&mut swallowed), &self.rest, out);
         }
-        for (at, piece) in pieces.drain(..).enumerate() {
+        for piece in pieces.drain(..) {
+            let is_long = is_long(&piece);
             match piece {
                 Piece::Text(text) => self.units.keep(text.len(), out),
                 Piece::Secret { by, confidence, value } => {
                     let fate = self.fate(judge(masker, by, confidence, &value)?);
                     self.units.replace(value.len(), &fate, out);
                     self.rest = fate.rest();
-                    if last == Some(at) {
-                        self.units.replace(std::mem::take(&mut swallowed), &self.rest, out);
-                    }
                 }
+            }
+            if is_long {
+                self.units.replace(std::mem::take(&mut swallowed), &self.rest, out);
             }
         }
         Ok(())
@@ -142,6 +144,11 @@ fn piece_len(piece: &Piece) -> usize {
         Piece::Text(text) => text.len(),
         Piece::Secret { value, .. } => value.len(),
     }
+}
+
+/// Whether this is the beginning of a value that was too long to be held.
+fn is_long(piece: &Piece) -> bool {
+    matches!(piece, Piece::Secret { value, .. } if value.len() >= limits::MAX_HELD_BYTES)
 }
 
 fn judge(

@@ -358,7 +358,7 @@ fn holes(steps: &[Step]) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// `bytes` with spans replaced; a span inside another one goes with it.
-fn cut(bytes: &[u8], mut puts: Vec<(Range<usize>, &[u8])>) -> Vec<u8> {
+pub(super) fn cut(bytes: &[u8], mut puts: Vec<(Range<usize>, &[u8])>) -> Vec<u8> {
     puts.sort_by_key(|(span, _)| span.start);
     let mut out = Vec::with_capacity(bytes.len());
     let mut from = 0;
@@ -378,5 +378,6 @@ fn text_key(name: &[u8]) -> Key {
 }
 
 const EMPTY: &[u8] = b"\"\"";
-const JSON: BodyKind<'static> =
+/// What a payload is to a [`Masker`].
+pub(super) const JSON: BodyKind<'static> =
     BodyKind { content_type: Some(b"application/json"), content_encoding: None };

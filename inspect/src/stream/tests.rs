@@ -169,12 +169,7 @@ fn what_has_no_secret_leaves_byte_by_byte() {
         let mut judge = Names::default();
         let stream = (shape.stream)();
         let out = run(stream, &mut judge, &Known::default(), &[&wire], End::Complete).unwrap();
-        // What was held leaves later, in the same text.
-        assert_eq!((shape.read)(&out), (shape.read)(&wire), "{}", shape.name);
-        let frame = wire::frame(&wire, shape);
-        let mut left = wire::frame(&out, shape);
-        left.retain(|event| frame.contains(event));
-        assert_eq!(left, frame, "{}", shape.name);
+        assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&wire), "{}", shape.name);
         assert!(judge.seen.is_empty());
     }
 }

@@ -27,7 +27,7 @@
 //! | `POST /v1/chat/completions` | a language model: see [`super::llm`] |
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -181,6 +181,13 @@ pub fn gzip_encode(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(data).expect("write to memory");
     encoder.finish().expect("write to memory")
+}
+
+/// What one gzip member is made of.
+pub fn gunzip(data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    flate2::read::GzDecoder::new(data).read_to_end(&mut out).expect("gzip");
+    out
 }
 
 fn gzip(size: usize) -> Response<Body> {

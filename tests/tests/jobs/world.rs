@@ -38,7 +38,10 @@ impl World {
              issuer = \"{}\"\nkind = \"github\"\naudience = \"weir\"\ndanger_allow_http = true\n",
             idp.ci("github")
         );
-        let site = Site::up(&config);
+        let mut site = Site::new("");
+        let state = format!("[identity]\nstate_dir = {:?}\n", site.path("identity"));
+        site.configure("weir.toml", &config.replacen("[identity]\n", &state, 1));
+        site.start();
         // Its own directory is root's alone.
         std::fs::copy(weir_tests::appliance::binary(), site.path("weir")).unwrap();
         let get = GET.replace("HOST", API);

@@ -14,6 +14,8 @@ mod dns;
 mod hostile;
 mod http;
 mod limits;
+mod masking;
+mod masking_refused;
 mod policy;
 mod retry;
 mod secrets;

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use weir_gateway::config::Config;
-use weir_gateway::config::inspect::{Mode, Route};
 use weir_gateway::config::HostPattern;
+use weir_gateway::config::inspect::{Mode, Route};
 use weir_tests::client::{self, Connection, full};
 use weir_tests::gateway::{NAME, Recorded, TestGateway};
 use weir_tests::origin::{Origin, llm, routes};
@@ -101,7 +101,7 @@ async fn a_secret_in_a_prompt_arrives_masked_and_comes_back() {
         let row = &recorded.exchanges[0];
         assert_eq!((row.text("outcome"), row.text("req_body")), ("ok", "full"));
         assert_eq!(recorded.body(row, "request"), origin.seen().bodies()[0]);
-        let recorded_answer = String::from_utf8(recorded.body(row, "response")).unwrap();
+        let recorded_answer = String::from_utf8(recorded.body(row, "response").to_vec()).unwrap();
         assert!(recorded_answer.contains("ghp_WEIR"), "{recorded_answer}");
     }
 }
@@ -192,8 +192,7 @@ async fn trailers_pass_and_are_looked_into() {
         trailers.insert("x-check", HeaderValue::from_str(&token()).unwrap());
         let pieces = [Bytes::from("one "), Bytes::from(token()), Bytes::from(" two")];
         let body = weir_tests::origin::body::Frames::new(pieces, Some(trailers)).boxed();
-        let mut request =
-            client::request(connection.is_h2(), "POST", NAME, "/echo", body).unwrap();
+        let mut request = client::request(connection.is_h2(), "POST", NAME, "/echo", body).unwrap();
         for (name, value) in
             [("trailer", "x-check"), ("te", "trailers"), ("content-type", "text/plain")]
         {
@@ -215,7 +214,10 @@ async fn a_body_without_secrets_passes_byte_for_byte() {
     let (gateway, _origin) = masking().await;
     let mut connection = gateway.https(&["h2"]).await.unwrap();
     for (content_type, body) in [
-        ("application/json", " {\"a\" : 1.0e400, \"a\":\"\\u00e9\", \"n\": 12345678901234567890}\n"),
+        (
+            "application/json",
+            " {\"a\" : 1.0e400, \"a\":\"\\u00e9\", \"n\": 12345678901234567890}\n",
+        ),
         ("application/octet-stream", "\u{0}\u{1}\u{ff}\u{10ffff}"),
         ("text/plain", ""),
     ] {

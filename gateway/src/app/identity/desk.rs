@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::Issuers;
 use super::job::Job;
+use super::keeper::Keeper;
 use super::peer::Peer;
 use super::people;
 use crate::app::Shared;
@@ -61,6 +62,8 @@ pub(super) struct Desk {
     identifier: Identifier,
     /// `None` where people cannot log in.
     pub(super) logins: Option<Arc<Logins>>,
+    /// `None` where jobs cannot be kept over a restart.
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Desk {
@@ -75,6 +78,7 @@ impl Desk {
         let runners = shared.config.identity.runners.iter().filter_map(|name| user(name)).collect();
         let identifier = identifier(&shared);
         let logins = people::logins(&shared, &issuers);
+        let keeper = Keeper::open(&shared.config.identity);
         Self {
             shared,
             issuers,
@@ -83,6 +87,7 @@ impl Desk {
             runners,
             identifier,
             logins,
+            keeper,
         }
     }
 
@@ -122,6 +127,7 @@ impl Desk {
                 only_root(peer)?;
                 let count = self.shared.registry.revoke(&name);
                 tracing::info!(name, count, "identities revoked");
+                self.keep_revoked().await;
                 Ok(Reply::Done { count })
             }
         }

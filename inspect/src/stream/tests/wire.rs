@@ -40,13 +40,6 @@ pub(in crate::stream) const TOOLS: &[Shape] = &[
     },
 ];
 
-/// Events of a stream that carry no piece of its text.
-pub(in crate::stream) fn frame(wire: &[u8], shape: &Shape) -> Vec<String> {
-    let text = String::from_utf8_lossy(wire).into_owned();
-    let events = text.split_inclusive("\n\n").map(str::to_owned);
-    events.filter(|event| (shape.read)(event.as_bytes()).is_empty()).collect()
-}
-
 pub(in crate::stream) fn sse(named: bool, events: &[Value]) -> Vec<u8> {
     let mut out = String::new();
     for event in events {
