@@ -338,6 +338,7 @@ mod tests {
             confidence: Confidence::High,
             pattern: "tst_[a-z]{12}".into(),
             keywords: vec!["tst_".into()],
+            filter: weir_inspect::filter::Filter::default(),
             hosts: Vec::new(),
             source: String::new(),
         };
