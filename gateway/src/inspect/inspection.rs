@@ -97,6 +97,11 @@ impl Inspection {
         self.scopes.of(session, standing, &self.key, (self.clock.mono(), self.clock.wall()))
     }
 
+    /// Wipes the scopes that are over.
+    pub fn sweep(&self) {
+        self.scopes.sweep((self.clock.mono(), self.clock.wall()));
+    }
+
     /// Begins to look at an exchange with a host: its authority without the port, lower-case.
     pub fn look(self: &Arc<Self>, scope: &Arc<Scope>, host: &str) -> Looking {
         Looking::begin(self, scope, host)

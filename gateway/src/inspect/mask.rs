@@ -185,6 +185,11 @@ fn cookie_pair(pair: &str) -> String {
     }
 }
 
+/// Any text.
+pub fn text(lens: &Lens, text: String) -> Masked<String> {
+    Masked(lens.clean(text))
+}
+
 /// A query string, without its `?`.
 pub fn query(lens: &Lens, query: &str) -> Masked<String> {
     let by_name = mask_parameters(query);

@@ -7,7 +7,6 @@ use crate::inspect::mask::MASK;
 use crate::limits::MAX_FINDINGS;
 use http::{HeaderMap, HeaderValue, Uri};
 use uuid::Uuid;
-use weir_inspect::judge::Location;
 use weir_inspect::rule::{Confidence, Tier};
 
 const MODEL: &str = "api.openai.com";
@@ -196,6 +195,10 @@ fn what_is_found_is_told_without_the_secret() {
     let one = &found.all[0];
     assert_eq!((&*one.rule, one.length, &*one.location), ("test-rule", SECRET.len(), "body"));
     assert!(!format!("{one:?}").contains("a1b2"), "{one:?}");
+    let learnt = world.scope(1);
+    world.inspection.learn(&learnt, b"DEPLOY_TOKEN=q9W8e7R6t5Z4u3I2o1P0\0");
+    ask(&mut looking.request().judge(), SECRET, None, "$.q9W8e7R6t5Z4u3I2o1P0.x");
+    assert_eq!(looking.findings().take().all[0].location, "$.[masked].x");
     for _ in 0..MAX_FINDINGS + 10 {
         ask(&mut looking.request().judge(), SECRET, None, "body");
     }
