@@ -13,6 +13,8 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroize as _;
 
@@ -62,6 +64,8 @@ struct Pattern {
     encoding: Encoding,
     /// The longest other pattern that this one begins with.
     parent: Option<usize>,
+    number: u64,
+    values: Vec<(u32, Vec<u8>)>,
 }
 
 impl Known {
@@ -84,6 +88,10 @@ impl Known {
     /// lines.
     pub fn placeholders(values: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Self {
         Self { sets: Vec::new(), loose: Loose::new(values).map(Arc::new).into_iter().collect() }
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let number = if values.is_empty() { 0 } else { NUMBERS.fetch_add(1, Ordering::Relaxed) };
+        Self { number, values }
     }
 
     /// The values of both.
@@ -93,6 +101,20 @@ impl Known {
             sets: self.sets.iter().chain(&other.sets).map(Arc::clone).collect(),
             loose: self.loose.iter().chain(&other.loose).map(Arc::clone).collect(),
         }
+        let number = match (self.number, other.number) {
+            (number, 0) | (0, number) => number,
+            both => {
+                let mut hasher = DefaultHasher::new();
+                both.hash(&mut hasher);
+                hasher.finish()
+            }
+        };
+        Self { number, values: self.values.iter().chain(&other.values).cloned().collect() }
+    }
+
+    /// Tells this set from every other one; sets put together of the same sets have the same.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether it has no values.
