@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use crate::dns::Journal;
 use crate::error::Faulty as _;
 use crate::forward::dial::Dialer;
 use crate::identify::guard::Guard;
+use crate::identify::login::Logins;
 use crate::identify::registry::Registry;
 use crate::inspect::{InspectError, Inspection};
 use crate::policy::Engine;
@@ -88,6 +89,8 @@ pub(crate) struct Shared {
     pub(crate) inspection: Arc<Inspection>,
     /// Memory for bodies that are judged as a whole.
     pub(crate) inspect_budget: BodyBudget,
+    /// How people log in, once somebody listens to them.
+    pub(crate) logins: OnceLock<Arc<Logins>>,
 }
 
 impl Shared {

@@ -14,6 +14,7 @@ use crate::app::AppError;
 use crate::capture::CaptureError;
 use crate::config::{Config, ConfigError};
 use crate::inspect::InspectError;
+use crate::inspect::rules::RulesError;
 use crate::query::QueryError;
 use crate::sink::SinkError;
 use crate::store::StoreError;
@@ -33,6 +34,7 @@ pub mod login;
 pub mod netns;
 pub mod oci_runtime;
 pub mod query;
+pub mod rules;
 pub mod run;
 pub mod secrets;
 mod service;
@@ -105,6 +107,8 @@ enum Command {
     Secrets(secrets::Args),
     /// Show one exchange with its headers and bodies
     Show(show::Args),
+    /// Rules that tell what secrets look like: import, list, check, test
+    Rules(rules::Args),
     /// Check this host: kernel, cgroup, CA, store, clock
     Doctor(doctor::Args),
     /// Run the real OCI runtime on containers that are captured (docker, podman)
@@ -167,6 +171,9 @@ pub enum CliError {
     /// A query.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// Rules.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -252,6 +259,7 @@ async fn dispatch(
         Command::Timeline(args) => timeline::run(&args, &context.config()?, out).await?,
         Command::Secrets(args) => secrets::run(&args, context, out).await?,
         Command::Show(args) => show::run(&args, &context.config()?, out).await?,
+        Command::Rules(args) => rules::run(&args, context, out)?,
         Command::Doctor(args) => return doctor::run(&args, context, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weir", out);

@@ -94,6 +94,12 @@ pub const LOGIN_PATIENCE: Duration = Duration::from_secs(10 * 60);
 pub const MAX_DEVICE_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// A device flow asks at least so often when the provider cannot be reached.
 pub const MAX_DEVICE_POLL: Duration = Duration::from_secs(30);
+/// A refused request begins a device flow for its session once in this time.
+pub const PROMPT_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// Sessions that are remembered to have had one.
+pub const MAX_PROMPTS: usize = 256;
+/// A refused request waits so long for the code that it is to show.
+pub const PROMPT_PATIENCE: Duration = Duration::from_secs(3);
 /// Login sessions are looked at so often.
 pub const SESSION_LOOK: Duration = Duration::from_secs(10);
 /// Refreshes that run at once.

@@ -5,15 +5,24 @@
 //! - bound: `limits::MAX_DECODED_BYTES` for everything that one [`Masker`] decodes, `MAX_NESTING`
 //! - on failure: [`Error`]; the caller passes nothing of such a body
 
+mod bytes;
+mod document;
 pub mod encoding;
+mod parts;
+mod text;
 
 use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::engine::{By, Engine, Match};
 use crate::judge::{Found, Judge, Location, Verdict};
 use crate::known::Known;
-use crate::limits::MAX_DECODED_BYTES;
+use crate::limits::{MAX_DECODED_BYTES, MAX_NESTING};
 use crate::rule::Tier;
+use crate::view::{Edit, Style, View, runs, splice};
+
+use encoding::Decoded;
+use text::{How, Outcome};
 
 /// Why a body may not pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,36 +66,35 @@ pub struct Masker<'a> {
     pub judge: &'a mut dyn Judge,
     /// Where the bytes stand.
     pub at: Location,
+    /// What was clean before.
+    cache: Option<&'a Cache>,
     /// Bytes that may still be decoded.
     left: usize,
+    /// Encodings around what is searched now.
+    depth: usize,
 }
 
 impl<'a> Masker<'a> {
     /// For one message, at its top.
     pub fn new(engine: &'a Engine, known: &'a Known, judge: &'a mut dyn Judge) -> Self {
-        Self { engine, known, judge, at: Location::default(), left: MAX_DECODED_BYTES }
+        let (at, left) = (Location::default(), MAX_DECODED_BYTES);
+        Self { engine, known, judge, at, cache: None, left, depth: 0 }
     }
 
-    /// Masks a text of any kind, in all its views. None: nothing changes.
+    /// Skips long strings of JSON in which nothing was found before.
+    #[must_use]
+    pub fn with_cache(self, cache: &'a Cache) -> Self {
+        Self { cache: Some(cache), ..self }
+    }
+
+    /// Masks a text of any kind, in all its views; JSON as such. None: nothing changes.
     ///
     /// # Errors
     /// [`Error::OverBound`], [`Error::Refused`].
     pub fn text(&mut self, text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let mut out = Vec::new();
-        let mut from = 0;
-        for found in self.engine.find(text, self.known) {
-            let value = text.get(found.span.clone()).unwrap_or_default();
-            if let Some(new) = self.judge(&found, value)? {
-                out.extend_from_slice(text.get(from..found.span.start).unwrap_or_default());
-                out.extend_from_slice(&new);
-                from = found.span.end;
-            }
-        }
-        if from == 0 {
-            return Ok(None);
-        }
-        out.extend_from_slice(text.get(from..).unwrap_or_default());
-        Ok(Some(out))
+        self.accept(text)?;
+        let outcome = self.bytes(text, false)?;
+        Ok(changed(text, &outcome))
     }
 
     /// Masks a body as it is on the wire; the result has the same content encodings. None: nothing
@@ -95,10 +103,13 @@ impl<'a> Masker<'a> {
     /// # Errors
     /// All of [`Error`].
     pub fn body(&mut self, kind: &BodyKind<'_>, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let decoded = encoding::decode(kind.content_encoding, body, self.left)?;
-        self.spend(decoded.body.len())?;
-        let masked = self.text(&decoded.body)?;
-        masked.map(|masked| encoding::encode(&decoded.codecs, masked)).transpose()
+        let (decoded, masked, beside) = self.whole(kind, body)?;
+        let masked = match masked {
+            None if beside => decoded.body,
+            None => return Ok(None),
+            Some(masked) => masked,
+        };
+        encoding::encode(&decoded.codecs, masked).map(Some)
     }
 
     /// Masks a body for the record: without content encodings.
@@ -106,10 +117,36 @@ impl<'a> Masker<'a> {
     /// # Errors
     /// All of [`Error`].
     pub fn plain(&mut self, kind: &BodyKind<'_>, body: &[u8]) -> Result<Vec<u8>, Error> {
-        let decoded = encoding::decode(kind.content_encoding, body, self.left)?;
-        self.spend(decoded.body.len())?;
-        let masked = self.text(&decoded.body)?;
+        let (decoded, masked, _) = self.whole(kind, body)?;
         Ok(masked.unwrap_or(decoded.body))
+    }
+
+    /// The body, masked if it changes; and whether something is to go that stands beside it, in the
+    /// headers of its encoding.
+    fn whole(
+        &mut self,
+        kind: &BodyKind<'_>,
+        body: &[u8],
+    ) -> Result<(Decoded, Option<Vec<u8>>, bool), Error> {
+        self.accept(body)?;
+        let decoded = encoding::decode(kind.content_encoding, body, self.left)?;
+        if decoded.codecs.is_empty() {
+            let outcome = self.typed(kind.content_type, body)?;
+            let masked = changed(body, &outcome);
+            return Ok((decoded, masked, false));
+        }
+        self.spend(decoded.body.len())?;
+        let steps: Vec<_> = decoded.codecs.iter().rev().map(ToString::to_string).collect();
+        self.located(steps, |masker| {
+            let outcome = masker.typed(kind.content_type, &decoded.body)?;
+            let masked = changed(&decoded.body, &outcome);
+            // What is encoded anew loses what stood in those headers.
+            let beside = outcome.hits.is_empty() && {
+                let how = How { binary: true, path: None };
+                !masker.scan(body, how)?.edits.is_empty()
+            };
+            Ok((decoded, masked, beside))
+        })
     }
 
     /// Masks the value of a header field, cookie field or trailer. None: nothing changes.
@@ -117,10 +154,30 @@ impl<'a> Masker<'a> {
     /// # Errors
     /// [`Error::OverBound`], [`Error::Refused`].
     pub fn header(&mut self, name: &str, value: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.at.enter(name);
-        let masked = self.text(value);
-        self.at.leave();
-        masked
+        self.accept(value)?;
+        // Rules that want words before the value see the name.
+        let start = name.len() + 2;
+        let field = [name.as_bytes(), b": ", value].concat();
+        self.located([name.to_owned()], |masker| {
+            let mut outcome = masker.scan(&field, How::default())?;
+            for edit in &mut outcome.edits {
+                edit.span = edit.span.start.max(start)..edit.span.end.max(start);
+                edit.with.iter_mut().filter(|b| b.is_ascii_control()).for_each(|b| *b = b'?');
+            }
+            outcome.edits.retain(|edit| !edit.span.is_empty());
+            if outcome.hits.is_empty()
+                && let Some(region) = runs::basic(value)
+            {
+                let inner = masker.nested("basic", |m| m.scan(&region.bytes, How::default()))?;
+                if !inner.edits.is_empty() {
+                    let new = region.encode(value, &splice(&region.bytes, &inner.edits));
+                    let span = region.span.start + start..region.span.end + start;
+                    outcome.edits.push(Edit { span, with: new });
+                }
+            }
+            let masked = changed(&field, &outcome);
+            Ok(masked.map(|field| field.get(start..).unwrap_or_default().to_vec()))
+        })
     }
 
     /// Masks a URL or a part of one (path, query). None: nothing changes.
@@ -128,7 +185,15 @@ impl<'a> Masker<'a> {
     /// # Errors
     /// [`Error::OverBound`], [`Error::Refused`].
     pub fn url(&mut self, url: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.text(url)
+        self.accept(url)?;
+        let mut outcome = self.scan(url, How::default())?;
+        for edit in &mut outcome.edits {
+            // What URLs consist of stays, above all `%`: it may be encoded already.
+            let legal = |b: u8| b.is_ascii_graphic() && !br##""#<>?&\^`{|}"##.contains(&b);
+            let encode = |b: &u8| if legal(*b) { vec![*b] } else { Style::Percent.encode(&[*b]) };
+            edit.with = edit.with.iter().flat_map(encode).collect();
+        }
+        Ok(changed(url, &outcome))
     }
 
     /// Asks the judge. Some: this stands in place of the value, before it is encoded.
@@ -157,9 +222,53 @@ impl<'a> Masker<'a> {
         }
     }
 
+    /// Refuses what is larger than anything that is decoded.
+    fn accept(&self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.len() > MAX_DECODED_BYTES { Err(Error::OverBound) } else { Ok(()) }
+    }
+
     /// Counts decoded bytes.
     fn spend(&mut self, bytes: usize) -> Result<(), Error> {
         self.left = self.left.checked_sub(bytes).ok_or(Error::OverBound)?;
         Ok(())
     }
+
+    fn spend_view(&mut self, view: &View) -> Result<(), Error> {
+        self.spend(view.weight())?;
+        if view.is_whole() { Ok(()) } else { Err(Error::OverBound) }
+    }
+
+    /// Works on what stands somewhere.
+    fn located<T>(
+        &mut self,
+        steps: impl IntoIterator<Item = String>,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let entered = steps.into_iter().map(|step| self.at.enter(step)).count();
+        let result = work(self);
+        (0..entered).for_each(|_| self.at.leave());
+        result
+    }
+
+    /// Works on what is encoded inside of something.
+    fn nested<T>(
+        &mut self,
+        step: &str,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.depth >= MAX_NESTING {
+            return Err(Error::OverBound);
+        }
+        self.depth += 1;
+        let result = self.located([step.to_owned()], work);
+        self.depth -= 1;
+        result
+    }
 }
+
+fn changed(text: &[u8], outcome: &Outcome) -> Option<Vec<u8>> {
+    (!outcome.edits.is_empty()).then(|| splice(text, &outcome.edits))
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@
 //! prefilter           one automaton over the literals of all rules
 //! scan                places where a rule may match, until they are decided
 //! channel             what may leave of a growing text
-//! check               checksums and structures; weir's own placeholders
+//! check               checksums and structures, which make a match certain
 //! ```
 
 mod automaton;
@@ -45,13 +45,22 @@ pub use self::channel::{CUT_OFF, Channel};
 /// A compiled rule set.
 #[derive(Debug)]
 pub struct Engine {
-    /// Tells it from every other one.
     number: u64,
     rules: Vec<Compiled>,
     prefilter: Prefilter,
     /// Bytes before a place that decide about it.
     look_behind: usize,
     memories: Pool<Memories, fn() -> Memories>,
+}
+
+/// What rules say of a text, before known values and overlaps.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleMatches(Arc<[Ready]>);
+
+impl RuleMatches {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// Why a rule set is refused.
@@ -143,6 +152,11 @@ impl Engine {
         self.rules.get(index).map(|compiled| &compiled.rule)
     }
 
+    /// Tells this engine from every other one.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Rules that nothing but trying them everywhere can find: they make everything slow.
     pub fn slow_rules(&self) -> impl Iterator<Item = &Rule> {
         self.prefilter.everywhere.iter().filter_map(|index| self.rule(*index))
@@ -150,25 +164,25 @@ impl Engine {
 
     /// All secrets of a whole text, in order.
     pub fn find(&self, text: &[u8], known: &Known) -> Vec<Match> {
-        self.merge(text, known, self.find_by_rules(text))
+        self.merge(text, known, &self.find_by_rules(text))
     }
 
     /// What the rules say of a whole text: leftmost, most certain, longest first; they may overlap.
-    fn find_by_rules(&self, text: &[u8]) -> Vec<Ready> {
+    pub(crate) fn find_by_rules(&self, text: &[u8]) -> RuleMatches {
         let mut memories = self.memories.get();
         let mut scan = Scan::new(self);
         scan.advance(self, &mut memories, text, true);
         let mut ready = scan.ready;
         ready.sort_by_key(Ready::order);
-        ready
+        RuleMatches(ready.into())
     }
 
     /// Known values and matches of rules, without overlaps.
-    fn merge(&self, text: &[u8], known: &Known, ready: Vec<Ready>) -> Vec<Match> {
+    pub(crate) fn merge(&self, text: &[u8], known: &Known, rules: &RuleMatches) -> Vec<Match> {
         let mut all = Vec::new();
         let mut from = 0;
         let mut value = known.find(text, 0);
-        let mut ready = ready.into_iter().peekable();
+        let mut ready = rules.0.iter().peekable();
         loop {
             while ready.next_if(|ready| ready.span.start < from).is_some() {}
             if value.as_ref().is_some_and(|(span, _)| span.start < from) {
@@ -182,7 +196,7 @@ impl Engine {
                 _ => match ready.next() {
                     None => return all,
                     Some(ready) => {
-                        let span = ready.span.start..self.end(text, &ready);
+                        let span = ready.span.start..self.end(text, ready);
                         Match { span, by: By::Rule(ready.rule), confidence: ready.confidence }
                     }
                 },

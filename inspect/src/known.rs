@@ -11,8 +11,10 @@
 //! but in the patterns, which are overwritten when the last clone goes.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroize as _;
 
@@ -32,6 +34,8 @@ const BITS_PER_PATTERN: usize = 32;
 /// A set of known values. Cheap to clone and to search.
 #[derive(Clone, Default)]
 pub struct Known {
+    /// 0 of the empty set.
+    number: u64,
     /// Joined sets, each searched by itself.
     sets: Vec<Arc<Set>>,
     loose: Vec<Arc<Loose>>,
@@ -77,22 +81,43 @@ impl Known {
             value.zeroize();
         }
         let set = Set::of(patterns);
-        Self { sets: set.map(Arc::new).into_iter().collect(), loose: Vec::new() }
+        Self::made_of(set.map(Arc::new).into_iter().collect(), Vec::new())
     }
 
     /// A set of placeholders, which are found also in another case, with backslashes, and wrapped over
     /// lines.
     pub fn placeholders(values: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Self {
-        Self { sets: Vec::new(), loose: Loose::new(values).map(Arc::new).into_iter().collect() }
+        Self::made_of(Vec::new(), Loose::new(values).map(Arc::new).into_iter().collect())
+    }
+
+    fn made_of(sets: Vec<Arc<Set>>, loose: Vec<Arc<Loose>>) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let is_empty = sets.is_empty() && loose.is_empty();
+        let number = if is_empty { 0 } else { NUMBERS.fetch_add(1, Ordering::Relaxed) };
+        Self { number, sets, loose }
     }
 
     /// The values of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
+        let number = match (self.number, other.number) {
+            (number, 0) | (0, number) => number,
+            both => {
+                let mut hasher = DefaultHasher::new();
+                both.hash(&mut hasher);
+                hasher.finish()
+            }
+        };
         Self {
+            number,
             sets: self.sets.iter().chain(&other.sets).map(Arc::clone).collect(),
             loose: self.loose.iter().chain(&other.loose).map(Arc::clone).collect(),
         }
+    }
+
+    /// Tells this set from every other one; sets put together of the same sets have the same.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether it has no values.

@@ -10,6 +10,8 @@
 //! own                   weir's rules, and operators'
 //! engine                finds matches in one text, whole or growing (Channel)
 //! known, encodings      exact values, in all encodings
+//! cache                 what was found in texts that come again
+//! known                 exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
 //! stream                server-sent events, WebSocket messages, event streams
@@ -19,6 +21,7 @@
 //! ```
 
 pub mod body;
+pub mod cache;
 pub mod encodings;
 pub mod engine;
 pub mod environment;
@@ -34,3 +37,4 @@ pub mod placeholder;
 pub mod rule;
 pub mod stream;
 pub mod vault;
+mod view;

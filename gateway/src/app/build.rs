@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use tokio_util::sync::CancellationToken;
@@ -92,6 +92,7 @@ pub fn start_with(
         registry: Arc::default(),
         inspection: Arc::new(inspection),
         inspect_budget: BodyBudget::new(limits::MAX_INSPECTED_BYTES),
+        logins: OnceLock::new(),
     });
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();

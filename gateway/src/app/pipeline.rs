@@ -24,6 +24,8 @@ use crate::forward::tunnel::{self, Moved};
 use crate::forward::{ForwardError, dial};
 use crate::http::{HttpError, server};
 use crate::identify::Identity;
+use crate::identify::login::Asker;
+use crate::identify::process::kernel_boot_id;
 use crate::identify::standing::{Standing, Verdict};
 use crate::inspect::mask::{self, Lens};
 use crate::inspect::scopes::Scope;
@@ -109,6 +111,16 @@ impl Flow {
         }
         let verdict = self.standing.verdict(shared.seams.clock.wall());
         shared.engine.identity(verdict, verified_name)
+    }
+
+    /// How the person logs in whom nobody vouches for. A job's process is nobody's who could.
+    async fn login_hint(&self) -> Option<String> {
+        let (logins, process) = (self.worker.shared.logins.get()?, &self.captured.process);
+        if process.anchor.is_some() {
+            return None;
+        }
+        let boot = kernel_boot_id();
+        logins.prompt(&Asker::of(boot, process.key, process.uid, &self.identity.cgroup)).await
     }
 }
 

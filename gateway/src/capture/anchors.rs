@@ -320,6 +320,19 @@ pub fn is_alive(process: ProcessKey) -> bool {
     })
 }
 
+/// A descriptor that names a process also when its number is another's.
+///
+/// # Errors
+/// When it is gone.
+pub fn pidfd(pid: u32) -> std::io::Result<OwnedFd> {
+    syscall::pidfd(pid)
+}
+
+/// Whether a process has exited, all its threads included.
+pub fn has_exited(pidfd: &OwnedFd) -> bool {
+    exited(pidfd)
+}
+
 /// A process that lives, by its number: its start time to the clock tick below, and its parent (0
 /// for the first process).
 ///

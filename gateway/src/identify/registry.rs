@@ -268,10 +268,9 @@ impl Registry {
         if let Some(member) = anchor {
             return Standing::of_job(self.job(member.id), member.source, member.is_ended);
         }
-        if let Some(cgroup) = container_of {
-            if let Some(job) = self.only_job(cgroup).and_then(|id| self.job(id)) {
-                return Standing::of_job(Some(job), AnchorSource::Cgroup, false);
-            }
+        let only = container_of.and_then(|cgroup| self.only_job(cgroup));
+        if let Some(job) = only.and_then(|id| self.job(id)) {
+            return Standing::of_job(Some(job), AnchorSource::Cgroup, false);
         }
         if self.has_people() {
             return Standing::of_person(self.person(&session()));

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::judge::Looking;
 use super::keys;
 use super::mask::Lens;
-use super::rules;
+use super::rules::{self, RulesError};
 use super::scopes::{Scope, Scopes};
 use crate::capture::Process;
 use crate::clock::SharedClock;
@@ -45,12 +45,12 @@ pub enum InspectError {
         /// What is wrong.
         what: String,
     },
+    /// A file of rules.
+    #[error("inspect: {0}")]
+    Rules(#[from] RulesError),
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
-    /// Weir's own rule files.
-    #[error("inspect: weir's own rules: {0}")]
-    Own(String),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.

@@ -316,6 +316,12 @@ impl Masked<Bytes> {
         Self(Bytes::from_static(text))
     }
 
+    /// Bytes that a test made up.
+    #[cfg(test)]
+    pub(crate) const fn made_up(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes.
     pub const fn bytes(&self) -> &Bytes {
         &self.0

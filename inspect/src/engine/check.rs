@@ -1,25 +1,9 @@
-//! Checksums and structures inside values, and weir's own placeholders.
+//! Checksums and structures inside values.
 //!
 //! - input: a value
-//! - output: whether it is certain; whether weir made it
+//! - output: whether it is certain
 //! - bound: time linear in the value, of which the first `limits::MAX_HELD_BYTES` are given
 //! - on failure: what does not check out is not certain; it is a match all the same
-
-/// Stands in every placeholder that weir makes, followed by `SENTINEL_BYTES` of base32.
-const SENTINEL: &[u8] = b"WEIR";
-const SENTINEL_BYTES: usize = 8;
-/// The one line that stands for a value of many lines.
-const SENTINEL_BLOCK: &[u8] = b"-----BEGIN WEIR PLACEHOLDER-----";
-
-/// Whether weir put this in the place of a secret.
-pub(super) fn is_placeholder(value: &[u8]) -> bool {
-    let is_base32 = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
-    let length = SENTINEL.len().saturating_add(SENTINEL_BYTES);
-    value.starts_with(SENTINEL_BLOCK)
-        || value
-            .windows(length)
-            .any(|window| window.starts_with(SENTINEL) && window.iter().all(is_base32))
-}
 
 /// Whether the value carries its own proof.
 pub(super) fn is_certain(value: &[u8]) -> bool {
@@ -144,13 +128,5 @@ mod tests {
         assert!(is_certain(format!("-----BEGIN RSA PRIVATE KEY-----\n{body}").as_bytes()));
         assert!(is_certain(format!("-----BEGIN PRIVATE KEY-----\\n{body}").as_bytes()));
         assert!(!is_certain(b"-----BEGIN PRIVATE KEY-----\n... your key here ..."));
-    }
-
-    #[test]
-    fn own_placeholders_are_known_by_their_sentinel() {
-        assert!(is_placeholder(b"ghp_WEIR7Q2KABCDEFGH"));
-        assert!(is_placeholder(b"-----BEGIN WEIR PLACEHOLDER-----"));
-        assert!(!is_placeholder(b"ghp_WEIRdotherthings"));
-        assert!(!is_placeholder(b"weir"));
     }
 }

@@ -14,8 +14,8 @@ use super::compiled::{Memory, Outcome, Secret};
 use super::prefilter::Hit;
 use super::{Engine, check};
 use crate::filter::Candidate;
-use crate::limits;
 use crate::rule::{Confidence, Tier};
+use crate::{limits, placeholder};
 
 /// Memory of all automata, reused between texts.
 #[derive(Debug, Default)]
@@ -214,7 +214,7 @@ impl Engine {
         let compiled = self.rules.get(rule)?;
         let Secret { matched, span, is_long } = secret;
         let value = text.get(span.clone())?;
-        if check::is_placeholder(value) {
+        if placeholder::is_one(value) {
             return None;
         }
         let matched = compiled.with_lead(text, matched);

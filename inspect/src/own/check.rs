@@ -137,7 +137,7 @@ const MAX_RUN: usize = 8;
 const MAX_RUN_OF_DUMMY: usize = 5;
 const MAX_SEQUENCE: usize = 7;
 
-const MARKS: [&[u8]; 14] = [
+const MARKS: [&[u8]; 13] = [
     b"example",
     b"xxxxxx",
     b"your_",
@@ -151,7 +151,6 @@ const MARKS: [&[u8]; 14] = [
     b"insert_",
     b"******",
     b"......",
-    b"some-other",
 ];
 
 const DUMMIES: [&[u8]; 34] = [

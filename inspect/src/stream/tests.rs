@@ -10,7 +10,21 @@ use crate::judge::{Found, Judge, Verdict};
 use crate::known::Known;
 use crate::rule::{Confidence, Rule, Tier};
 
-pub(super) mod wire;
+mod events;
+mod framed;
+mod wire;
+
+fn texts() -> impl Iterator<Item = &'static wire::Shape> {
+    wire::TEXTS.iter().chain(framed::TEXTS)
+}
+
+fn tools() -> impl Iterator<Item = &'static wire::Shape> {
+    wire::TOOLS.iter().chain(framed::TOOLS)
+}
+
+fn shapes() -> impl Iterator<Item = &'static wire::Shape> {
+    texts().chain(tools())
+}
 
 /// Rule, its pattern, an example.
 const RULES: [(&str, &str, &str); 10] = [
@@ -54,7 +68,7 @@ fn compile() -> Engine {
     Engine::new(RULES.iter().map(rule).collect()).unwrap()
 }
 
-/// Replaces what rules find by `<rule>`, and known values by what the test says.
+/// Replaces what rules find by `<"rule">`, and known values by what the test says.
 #[derive(Default)]
 pub(super) struct Names {
     pub(super) keep: bool,
@@ -70,7 +84,7 @@ impl Judge for Names {
             _ if self.refuse => Verdict::Refuse,
             _ if self.keep => Verdict::Keep,
             Some(_) => Verdict::Replace(self.restore.clone()),
-            None => Verdict::Replace(format!("<{}>", found.rule).into_bytes()),
+            None => Verdict::Replace(format!("<\"{}\">", found.rule).into_bytes()),
         }
     }
 }
@@ -130,7 +144,7 @@ fn cuttings(text: &str) -> Vec<Vec<&str>> {
 
 #[test]
 fn texts_of_every_provider_are_masked_at_every_split() {
-    for shape in wire::TEXTS {
+    for shape in texts() {
         for text in examples() {
             let wanted = masked(&text);
             assert_ne!(wanted, text);
@@ -144,7 +158,7 @@ fn texts_of_every_provider_are_masked_at_every_split() {
 
 #[test]
 fn arguments_of_tools_are_masked_at_every_split_and_stay_json() {
-    for shape in wire::TOOLS {
+    for shape in tools() {
         for text in examples() {
             let wanted = serde_json::json!({"cmd": masked(&text), "n": 1});
             let plain = serde_json::json!({"cmd": text, "n": 1}).to_string();
@@ -164,7 +178,7 @@ fn arguments_of_tools_are_masked_at_every_split_and_stay_json() {
 
 #[test]
 fn what_has_no_secret_leaves_byte_by_byte() {
-    for shape in wire::TEXTS.iter().chain(wire::TOOLS) {
+    for shape in shapes() {
         let wire = (shape.write)(&[r#"{"a": "#, r#""plain \u00e9 "#, r#"\" text"}"#]);
         let mut judge = Names::default();
         let stream = (shape.stream)();
@@ -176,10 +190,10 @@ fn what_has_no_secret_leaves_byte_by_byte() {
 
 #[test]
 fn a_kept_secret_is_not_touched() {
-    for (at, shape) in wire::TEXTS.iter().chain(wire::TOOLS).enumerate() {
+    for (at, shape) in shapes().enumerate() {
         for text in examples() {
             let arguments = serde_json::json!({"cmd": text}).to_string();
-            let text = if at < wire::TEXTS.len() { text } else { arguments };
+            let text = if at < texts().count() { text } else { arguments };
             let wire = (shape.write)(&<[&str; 2]>::from(text.split_at(20)));
             let mut judge = Names { keep: true, ..Names::default() };
             let stream = (shape.stream)();
@@ -192,7 +206,7 @@ fn a_kept_secret_is_not_touched() {
 
 #[test]
 fn a_refused_secret_ends_the_stream_for_good() {
-    for shape in wire::TEXTS.iter().chain(wire::TOOLS) {
+    for shape in shapes() {
         let wire = (shape.write)(&["x AKIAQ2W3E4R5T6Y7U8I9 y"]);
         let (engine, known) = (engine(), Known::default());
         let mut judge = Names { refuse: true, ..Names::default() };
@@ -209,8 +223,8 @@ fn a_refused_secret_ends_the_stream_for_good() {
 #[test]
 fn placeholders_are_restored_also_when_they_are_split() {
     let known = Known::new([(7, b"ghp_WEIR0000".to_vec())]);
-    let original = "ghp_original";
-    for (shapes, json) in [(wire::TEXTS, false), (wire::TOOLS, true)] {
+    let original = "gh\"p\n\\x";
+    for (shapes, json) in [(texts().collect::<Vec<_>>(), false), (tools().collect(), true)] {
         for shape in shapes {
             let text = if json { r#"{"a":"x ghp_WEIR0000 y"}"# } else { "x ghp_WEIR0000 y" };
             for cutting in cuttings(text) {
@@ -235,7 +249,7 @@ fn placeholders_are_restored_also_when_they_are_split() {
 #[test]
 fn nothing_unproven_leaves_a_stream_that_is_cut() {
     let secret = "ghp_aB3aB3aB3aB3aB3aB3aB3aB3aB3aB3aB3aB3";
-    for shape in wire::TEXTS.iter().chain(wire::TOOLS) {
+    for shape in shapes() {
         let wire = (shape.write)(&["before ghp_aB3aB3aB3aB3", "aB3aB3aB3aB3aB3aB3aB3aB3 after"]);
         for at in 0..wire.len() {
             let mut judge = Names::default();
@@ -252,12 +266,12 @@ proptest! {
 
     #[test]
     fn cutting_the_wire_does_not_matter(
-        shape in 0..wire::TEXTS.len() + wire::TOOLS.len(),
+        shape in 0..shapes().count(),
         rule in 0..RULES.len(),
         at in any::<prop::sample::Index>(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
-        let shape = wire::TEXTS.iter().chain(wire::TOOLS).nth(shape).unwrap();
+        let shape = shapes().nth(shape).unwrap();
         let text = serde_json::json!({"a": RULES[rule].2, "b": "other text"}).to_string();
         let mut at = at.index(text.len());
         while !text.is_char_boundary(at) {
@@ -277,9 +291,9 @@ proptest! {
 
     #[test]
     fn cutting_the_wire_at_each_byte_does_not_matter(
-        shape in 0..wire::TEXTS.len() + wire::TOOLS.len(),
+        shape in 0..shapes().count(),
     ) {
-        let shape = wire::TEXTS.iter().chain(wire::TOOLS).nth(shape).unwrap();
+        let shape = shapes().nth(shape).unwrap();
         let wire = (shape.write)(&["x AKIAQ2W3E4", "R5T6Y7U8I9 y"]);
         let chunks: Vec<&[u8]> = wire.chunks(1).collect();
         let mut judge = Names::default();
@@ -290,11 +304,11 @@ proptest! {
 
     #[test]
     fn hostile_bytes_never_panic(
-        shape in 0..wire::TEXTS.len(),
+        shape in 0..texts().count(),
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
         at in any::<prop::sample::Index>(),
     ) {
-        let shape = &wire::TEXTS[shape];
+        let shape = texts().nth(shape).unwrap();
         let mut wire = (shape.write)(&["x AKIAQ2W3E4", "R5T6Y7U8I9 y"]);
         let at = at.index(wire.len());
         wire.splice(at..at, bytes);

@@ -35,8 +35,11 @@ impl World {
         let idp = Idp::start();
         let config = format!(
             "[identity]\nrunners = [\"{RUNNER}\"]\n{identity}\n[[identity.issuer]]\nname = \"gh\"\n\
-             issuer = \"{}\"\nkind = \"github\"\naudience = \"weir\"\ndanger_allow_http = true\n",
-            idp.ci("github")
+             issuer = \"{}\"\nkind = \"github\"\naudience = \"weir\"\ndanger_allow_http = true\n\
+             [[identity.issuer]]\nname = \"corp\"\nissuer = \"{}\"\nkind = \"people\"\n\
+             client_id = \"weir-cli\"\ndanger_allow_http = true\n",
+            idp.ci("github"),
+            idp.issuer()
         );
         let mut site = Site::new("");
         let state = format!("[identity]\nstate_dir = {:?}\n", site.path("identity"));

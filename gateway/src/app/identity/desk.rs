@@ -78,6 +78,10 @@ impl Desk {
         let runners = shared.config.identity.runners.iter().filter_map(|name| user(name)).collect();
         let identifier = identifier(&shared);
         let logins = people::logins(&shared, &issuers);
+        if let Some(logins) = &logins {
+            // Set once: there is one desk.
+            drop(shared.logins.set(Arc::clone(logins)));
+        }
         let keeper = Keeper::open(&shared.config.identity);
         Self {
             shared,

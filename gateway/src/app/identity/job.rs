@@ -68,9 +68,11 @@ impl Desk {
         if kind == Kind::People {
             return Err(Refusal::new("no_issuer", "people log in: weir login"));
         }
-        let subject = pid.map_or(Ok(*peer), Peer::numbered);
+        let subject = pid.map_or_else(|| Ok(peer.clone()), Peer::numbered);
         let subject = subject.map_err(|e| Refusal::new("no_process", e.to_string()))?;
-        let job = match self.with_anchors(|anchors| anchors.member(subject.key.tgid))? {
+        let member = self.with_anchors(|anchors| anchors.member(subject.key.tgid))?;
+        subject.lives().map_err(|e| Refusal::new("no_process", e.to_string()))?;
+        let job = match member {
             // In a job already: whatever is presented is presented by that job.
             Some(member) if member.is_ended => {
                 let refusal = Refusal::new("identity_expired", "the caller's job has ended");
@@ -83,7 +85,8 @@ impl Desk {
                 job.ok_or_else(|| Refusal::new("anchor_unknown", "the caller's job is not known"))?
             }
             None => {
-                let root = pid.or_else(|| peer.job(kind)).ok_or_else(|| {
+                let root = pid.map_or_else(|| peer.job(kind), |_| Some(subject.key));
+                let root = root.ok_or_else(|| {
                     Refusal::new(
                         "no_worker",
                         "no process above the caller is a worker of this kind",
@@ -125,8 +128,12 @@ impl Desk {
         Ok(1)
     }
 
-    fn begin(self: &Rc<Self>, root: u32, subject: &Peer) -> Result<Rc<Job>, Refusal> {
-        let anchor = self.with_anchors(|anchors| anchors.begin(root))?;
+    fn begin(self: &Rc<Self>, root: ProcessKey, subject: &Peer) -> Result<Rc<Job>, Refusal> {
+        let anchor = self.with_anchors(|anchors| anchors.begin(root.tgid))?;
+        if anchor.started_ns != root.start_time_ns || subject.lives().is_err() {
+            self.end(anchor.id, None);
+            return Err(Refusal::new("no_process", "the worker or the caller has ended"));
+        }
         let path = subject.cgroup().unwrap_or_default();
         let cgroup = self.job_cgroup(&path).map(str::to_owned);
         let id = anchor.id;

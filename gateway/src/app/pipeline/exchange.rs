@@ -135,7 +135,8 @@ pub(super) async fn handle(
         Err(error) => {
             let faulty = error.faulty();
             exchange.failed(faulty);
-            let mut response = respond::refuse(faulty, error.rule(), id);
+            let hint = if error.is_identity() { http.flow.login_hint().await } else { None };
+            let mut response = respond::explain(faulty, error.rule(), hint.as_deref(), id);
             let unclear = response.status() == StatusCode::BAD_REQUEST;
             if (unclear || error.is_identity()) && http.downstream == Protocol::H1 {
                 // What follows may be the rest of what was not understood; or come after a login,

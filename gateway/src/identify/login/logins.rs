@@ -33,12 +33,14 @@ use crate::limits::{MAX_LOGINS, MAX_LOGINS_PER_USER, MAX_REFRESHES, SESSION_LOOK
 
 mod flows;
 mod keep;
+mod prompt;
 
 /// Another gateway lets go of the kept logins when it hands over.
 const TAKE_UP_RETRY: Duration = Duration::from_millis(200);
 
 pub use flows::{CodeStart, DeviceStart};
 pub use keep::kept_people;
+use prompt::Prompter;
 
 /// What logins are made of.
 pub struct Parts<'a> {
@@ -84,6 +86,8 @@ pub struct Logins {
     held: Mutex<Option<Held>>,
     /// Exchanges that must not break off in the middle.
     tasks: TaskTracker,
+    /// Where flows are begun that nobody asked for, while somebody tends the logins.
+    prompter: Prompter,
     changed: tokio::sync::Notify,
 }
 
@@ -130,12 +134,14 @@ impl Logins {
             held: Mutex::default(),
             pending: Mutex::default(),
             tasks: TaskTracker::new(),
+            prompter: Prompter::default(),
             changed: tokio::sync::Notify::new(),
         }))
     }
 
     /// Tends the logins until it is told to stop, then waits for exchanges that are under way.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        self.prompter.serve(stop.clone());
         while !stop.is_cancelled() {
             let wait = self.tend().await;
             tokio::select! {
@@ -207,22 +213,6 @@ impl Logins {
         let this = Arc::clone(self);
         let ending = self.tasks.spawn(async move { this.end(&login, End::LoggedOut).await });
         ending.await.map_err(|_panicked| LoginError::NotLoggedIn)
-    }
-
-    /// How a person who is not logged in gets logged in, for the answer to a refused request. Begins
-    /// no flow.
-    pub fn hint(&self, key: &LoginKey) -> Option<String> {
-        if self.providers.is_empty() {
-            return None;
-        }
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(match pending.device_of(key) {
-            Some(Shown { url, user_code }) => format!(
-                "you are not logged in on {}: open {url} and enter {user_code} if you began this",
-                self.host
-            ),
-            None => format!("you are not logged in on {}: run \"weir login\"", self.host),
-        })
     }
 
     /// Names of the providers that people can log in with.

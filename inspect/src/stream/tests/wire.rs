@@ -58,7 +58,7 @@ pub(in crate::stream) fn events(wire: &[u8]) -> Vec<Value> {
     data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
 }
 
-fn join(events: &[Value], pointers: &[&str]) -> String {
+pub(in crate::stream) fn join(events: &[Value], pointers: &[&str]) -> String {
     let text = |event: &Value| {
         let found = pointers.iter().find_map(|pointer| event.pointer(pointer)?.as_str());
         found.unwrap_or_default().to_owned()
@@ -118,7 +118,7 @@ fn read_completions(wire: &[u8]) -> String {
     join(&events(wire), &["/choices/0/text"])
 }
 
-fn responses(pieces: &[&str]) -> Vec<u8> {
+pub(in crate::stream) fn responses(pieces: &[&str]) -> Vec<u8> {
     let text = pieces.concat();
     let part = json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
     let item = json!({"id": "msg_1", "type": "message", "role": "assistant",
@@ -204,11 +204,11 @@ pub(in crate::stream) fn block(
     sse(true, &events)
 }
 
-fn anthropic(pieces: &[&str]) -> Vec<u8> {
+pub(in crate::stream) fn anthropic(pieces: &[&str]) -> Vec<u8> {
     block("text", |piece| json!({"type": "text_delta", "text": piece}), pieces)
 }
 
-fn anthropic_tool(pieces: &[&str]) -> Vec<u8> {
+pub(in crate::stream) fn anthropic_tool(pieces: &[&str]) -> Vec<u8> {
     let delta = |piece: &str| json!({"type": "input_json_delta", "partial_json": piece});
     block("tool_use", delta, pieces)
 }
