@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::judge::Looking;
 use super::keys;
 use super::mask::Lens;
-use super::rules;
+use super::rules::{self, RulesError};
 use super::scopes::{Scope, Scopes};
 use crate::capture::Process;
 use crate::clock::SharedClock;
@@ -45,6 +45,9 @@ pub enum InspectError {
         /// What is wrong.
         what: String,
     },
+    /// A file of rules.
+    #[error("inspect: {0}")]
+    Rules(#[from] RulesError),
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
@@ -95,6 +98,11 @@ impl Inspection {
     /// The scope of a session: one for all connections of a job or login.
     pub fn scope(&self, session: Uuid, standing: &Standing) -> Arc<Scope> {
         self.scopes.of(session, standing, &self.key, (self.clock.mono(), self.clock.wall()))
+    }
+
+    /// Wipes the scopes that are over.
+    pub fn sweep(&self) {
+        self.scopes.sweep((self.clock.mono(), self.clock.wall()));
     }
 
     /// Begins to look at an exchange with a host: its authority without the port, lower-case.

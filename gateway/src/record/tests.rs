@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::row::{BodyRow, ExchangeRow, GapRow, Row, Table};
 use super::*;
 use crate::clock::SystemClock;
+use crate::inspect::mask::Masked;
 use crate::spool::fs::faulty::{Faults, FaultyFs};
 use crate::spool::reader::{Batch, Reader};
 use crate::spool::writer::Writer;
@@ -126,7 +127,7 @@ fn exchange() -> Box<ExchangeRow> {
     })
 }
 
-fn body(bytes: &'static [u8]) -> BodyRow {
+fn body(bytes: Bytes) -> BodyRow {
     BodyRow {
         ts: 1,
         exchange_id: Uuid::nil(),
@@ -137,7 +138,7 @@ fn body(bytes: &'static [u8]) -> BodyRow {
         chunks: 1,
         content_type: String::new(),
         content_encoding: String::new(),
-        body: Masked::constant(bytes),
+        body: Masked::made_up(bytes),
     }
 }
 

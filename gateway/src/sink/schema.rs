@@ -14,7 +14,7 @@ use super::SinkError;
 const BOOKKEEPING: &str = include_str!("../../../deploy/clickhouse/0000_schema_migrations.sql");
 
 /// Every migration, oldest first. Only append: an applied file never changes.
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         version: 1,
         name: "record",
@@ -44,6 +44,11 @@ const MIGRATIONS: [Migration; 6] = [
         version: 6,
         name: "findings",
         sql: include_str!("../../../deploy/clickhouse/0006_findings.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "unmaskable",
+        sql: include_str!("../../../deploy/clickhouse/0007_unmaskable.sql"),
     },
 ];
 

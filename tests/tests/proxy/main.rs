@@ -16,6 +16,7 @@ mod http;
 mod limits;
 mod masking;
 mod masking_refused;
+mod masking_ws;
 mod policy;
 mod retry;
 mod secrets;
