@@ -54,8 +54,8 @@ SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000,
          fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- How many, with those that have no row, and the strongest thing that was done about them.
-ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS findings UInt32 CODEC(T64, ZSTD(1));
-ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS finding_action LowCardinality(String);
+ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS findings UInt32 CODEC(T64, ZSTD(1)) AFTER chunk_bytes;
+ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS finding_action LowCardinality(String) CODEC(ZSTD(1)) AFTER findings;
 
 -- As before, and findings.
 CREATE OR REPLACE VIEW timeline AS

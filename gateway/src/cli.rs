@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::app::AppError;
 use crate::capture::CaptureError;
 use crate::config::{Config, ConfigError};
+use crate::inspect::InspectError;
 use crate::inspect::rules::RulesError;
 use crate::query::QueryError;
 use crate::sink::SinkError;
@@ -35,6 +36,7 @@ pub mod oci_runtime;
 pub mod query;
 pub mod rules;
 pub mod run;
+pub mod secrets;
 mod service;
 pub mod sessions;
 pub mod show;
@@ -101,6 +103,8 @@ enum Command {
     Sessions(sessions::Args),
     /// Show what happened, in order
     Timeline(timeline::Args),
+    /// Show where a secret was seen, by its fingerprint
+    Secrets(secrets::Args),
     /// Show one exchange with its headers and bodies
     Show(show::Args),
     /// Rules that tell what secrets look like: import, list, check, test
@@ -173,6 +177,9 @@ pub enum CliError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Keys and rules of `[inspect]`.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// Files, sockets, processes.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -250,6 +257,7 @@ async fn dispatch(
         Command::Query(args) => query::run(&args, &context.config()?, out).await?,
         Command::Sessions(args) => sessions::run(&args, &context.config()?, out).await?,
         Command::Timeline(args) => timeline::run(&args, &context.config()?, out).await?,
+        Command::Secrets(args) => secrets::run(&args, context, out).await?,
         Command::Show(args) => show::run(&args, &context.config()?, out).await?,
         Command::Rules(args) => rules::run(&args, context, out)?,
         Command::Doctor(args) => return doctor::run(&args, context, out).await,

@@ -32,7 +32,6 @@ pub mod recorded;
 pub mod refused;
 pub mod rewrite;
 pub mod rules;
-mod rules;
 pub mod scopes;
 pub mod signed;
 pub mod transform;

@@ -60,7 +60,7 @@ fn is_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let ends = |end: &&str| name.strip_suffix(end).is_some_and(|rest| rest.ends_with(['_', '.']));
     NAMES.iter().any(|word| name.contains(word))
-        && !NOT_NAMES.iter().any(|end| ends(end))
+        && !NOT_NAMES.iter().any(ends)
         && !NEVER.contains(&name.as_str())
 }
 

@@ -11,9 +11,9 @@
 //! but in the patterns, which are overwritten when the last clone goes.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::sync::Arc;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroize as _;
@@ -35,6 +35,7 @@ const BITS_PER_PATTERN: usize = 32;
 #[derive(Clone, Default)]
 pub struct Known {
     /// Joined sets, each searched by itself.
+    number: u64,
     sets: Vec<Arc<Set>>,
     loose: Vec<Arc<Loose>>,
 }
@@ -64,8 +65,6 @@ struct Pattern {
     encoding: Encoding,
     /// The longest other pattern that this one begins with.
     parent: Option<usize>,
-    number: u64,
-    values: Vec<(u32, Vec<u8>)>,
 }
 
 impl Known {
@@ -81,26 +80,25 @@ impl Known {
             value.zeroize();
         }
         let set = Set::of(patterns);
-        Self { sets: set.map(Arc::new).into_iter().collect(), loose: Vec::new() }
+        Self::of(set.map(Arc::new).into_iter().collect(), Vec::new())
     }
 
     /// A set of placeholders, which are found also in another case, with backslashes, and wrapped over
     /// lines.
     pub fn placeholders(values: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Self {
-        Self { sets: Vec::new(), loose: Loose::new(values).map(Arc::new).into_iter().collect() }
+        Self::of(Vec::new(), Loose::new(values).map(Arc::new).into_iter().collect())
+    }
+
+    fn of(sets: Vec<Arc<Set>>, loose: Vec<Arc<Loose>>) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
-        let values: Vec<_> = values.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let number = if values.is_empty() { 0 } else { NUMBERS.fetch_add(1, Ordering::Relaxed) };
-        Self { number, values }
+        let is_empty = sets.is_empty() && loose.is_empty();
+        let number = if is_empty { 0 } else { NUMBERS.fetch_add(1, Ordering::Relaxed) };
+        Self { number, sets, loose }
     }
 
     /// The values of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
-        Self {
-            sets: self.sets.iter().chain(&other.sets).map(Arc::clone).collect(),
-            loose: self.loose.iter().chain(&other.loose).map(Arc::clone).collect(),
-        }
         let number = match (self.number, other.number) {
             (number, 0) | (0, number) => number,
             both => {
@@ -109,7 +107,11 @@ impl Known {
                 hasher.finish()
             }
         };
-        Self { number, values: self.values.iter().chain(&other.values).cloned().collect() }
+        Self {
+            number,
+            sets: self.sets.iter().chain(&other.sets).map(Arc::clone).collect(),
+            loose: self.loose.iter().chain(&other.loose).map(Arc::clone).collect(),
+        }
     }
 
     /// Tells this set from every other one; sets put together of the same sets have the same.

@@ -11,7 +11,6 @@
 //! engine                finds matches in one text, whole or growing (Channel)
 //! known, encodings      exact values, in all encodings
 //! cache                 what was found in texts that come again
-//! known                 exact values, in all encodings
 //! judge                 what happens to a match: the caller's policy
 //! body, view            a whole body: decodes, descends, replaces, encodes again
 //! stream                server-sent events, WebSocket messages, event streams
@@ -21,8 +20,8 @@
 //! ```
 
 pub mod body;
-pub mod encodings;
 pub mod cache;
+pub mod encodings;
 pub mod engine;
 pub mod environment;
 pub mod filter;

@@ -156,7 +156,7 @@ impl Head<'_> {
             rule: Arc::clone(&name),
             tier: found.tier,
             confidence: found.confidence,
-            location: found.at.to_string(),
+            location: looking.place(found.at),
             length: value.len(),
             fingerprint: inspection.fingerprint(looking.scope(), &found),
             action,

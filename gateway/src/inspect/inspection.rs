@@ -48,9 +48,9 @@ pub enum InspectError {
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
-    /// Weir's own rule files.
-    #[error("inspect: weir's own rules: {0}")]
-    Own(String),
+    /// A file of rules.
+    #[error("inspect: {0}")]
+    Rules(#[from] rules::RulesError),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.
@@ -95,6 +95,11 @@ impl Inspection {
     /// The scope of a session: one for all connections of a job or login.
     pub fn scope(&self, session: Uuid, standing: &Standing) -> Arc<Scope> {
         self.scopes.of(session, standing, &self.key, (self.clock.mono(), self.clock.wall()))
+    }
+
+    /// Wipes the scopes that are over.
+    pub fn sweep(&self) {
+        self.scopes.sweep((self.clock.mono(), self.clock.wall()));
     }
 
     /// Begins to look at an exchange with a host: its authority without the port, lower-case.

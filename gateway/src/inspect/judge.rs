@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use weir_inspect::engine::Engine;
-use weir_inspect::judge::{Found, Judge, Verdict};
+use weir_inspect::judge::{Found, Judge, Location, Verdict};
 use weir_inspect::known::Known;
 use weir_inspect::placeholder;
 
@@ -104,6 +104,11 @@ impl Looking {
 
     fn route(&self) -> &Route {
         self.0.inspection.route(self.0.route)
+    }
+
+    /// A place for the record: names in it are the sender's, and may be secrets themselves.
+    pub(super) fn place(&self, at: &Location) -> String {
+        mask::text(&self.inspection().lens(self.scope()), at.to_string()).into_inner()
     }
 
     /// Notes a refusal; the first one stays.
@@ -258,7 +263,7 @@ impl Judge for SideJudge {
             rule: Arc::clone(&rule),
             tier: found.tier,
             confidence: found.confidence,
-            location: found.at.to_string(),
+            location: looking.place(found.at),
             length: found.value.len(),
             fingerprint: looking.inspection().fingerprint(looking.scope(), found),
             action,
@@ -328,3 +333,6 @@ impl Judge for Restorer {
         secret.map_or(Verdict::Keep, Verdict::Replace)
     }
 }
+
+#[cfg(test)]
+mod tests;

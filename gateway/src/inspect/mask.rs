@@ -185,6 +185,11 @@ fn cookie_pair(pair: &str) -> String {
     }
 }
 
+/// Any text.
+pub fn text(lens: &Lens, text: String) -> Masked<String> {
+    Masked(lens.clean(text))
+}
+
 /// A query string, without its `?`.
 pub fn query(lens: &Lens, query: &str) -> Masked<String> {
     let by_name = mask_parameters(query);
@@ -344,6 +349,7 @@ mod tests {
             confidence: Confidence::High,
             pattern: "tst_[a-z]{12}".into(),
             keywords: vec!["tst_".into()],
+            filter: weir_inspect::filter::Filter::default(),
             hosts: Vec::new(),
             source: String::new(),
         };

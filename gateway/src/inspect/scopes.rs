@@ -5,8 +5,8 @@
 //! - bound: `limits::MAX_SCOPES`, the longest idle one goes first; each vault by [`LIMITS`]
 //! - on failure: a scope that is full redacts; one that went begins anew
 //!
-//! A scope whose identity has ended or was revoked is wiped when the next one is looked up, at the latest
-//! [`SWEEP`] later.
+//! A scope whose identity has ended or was revoked is wiped at the next sweep: workers ask for one every few
+//! seconds, and every [`SWEEP`] one is made.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -150,6 +150,11 @@ impl Scopes {
         let scope = Arc::new(Scope::new(vault, standing.clone(), now.0));
         map.all.insert(session, Arc::clone(&scope));
         scope
+    }
+
+    /// Wipes those that are over.
+    pub(super) fn sweep(&self, now: (Instant, WallUs)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
     }
 
     #[cfg(test)]

@@ -133,6 +133,7 @@ mod tests {
     use super::super::{Guard, Unanswered};
     use super::*;
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
     use tokio::task::LocalSet;
 
     fn me() -> Process {
