@@ -83,7 +83,13 @@ impl Open {
         self.lexer.finish(&mut self.units, &mut view);
         self.channel.push(masker.engine, masker.known, &view, &mut pieces);
         std::mem::take(&mut self.channel).finish(masker.engine, masker.known, end, &mut pieces);
-        self.settle(masker, &mut pieces, 0, out)
+        let before = out.len();
+        self.settle(masker, &mut pieces, 0, out)?;
+        if self.kind == Kind::Signed && end == End::Cut {
+            // What may be a secret would leave, because it is never replaced here.
+            out.truncate(before);
+        }
+        Ok(())
     }
 
     /// Bytes that are held back.

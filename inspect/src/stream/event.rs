@@ -147,6 +147,18 @@ impl Events {
         Ok(Some(text).filter(|text| text != event.payload))
     }
 
+    /// Ends the text of this name, for an event of the same name that is not text.
+    pub(super) fn end_text(
+        &mut self,
+        masker: &mut Masker<'_>,
+        name: &[u8],
+    ) -> Result<Vec<Made>, Error> {
+        let (text, template) = self.end(masker, &text_key(name), End::Complete)?;
+        let mut made = Vec::new();
+        make(&text, template, &mut made)?;
+        Ok(made)
+    }
+
     /// Whether the events of this name are text.
     pub(super) fn is_text(&self, name: &[u8]) -> bool {
         self.open.contains_key(&text_key(name))

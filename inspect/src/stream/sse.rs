@@ -169,6 +169,8 @@ impl Sse {
             return self.events.text(masker, event);
         }
         self.json = true;
+        let made = self.events.end_text(masker, name)?;
+        self.write_made(&made, out);
         let leaves = self.events.json(masker, event)?;
         self.write_made(&leaves.before, out);
         Ok(leaves.payload)
@@ -176,17 +178,16 @@ impl Sse {
 
     /// Whether data is a JSON event; else it is a piece of text.
     fn is_json(&self, name: &[u8], payload: &[u8]) -> Result<bool, Error> {
-        let first = payload.trim_ascii_start().first();
-        let may_be = match first {
-            Some(b'{') => true,
-            // Text may have pieces like `[1]` and `"a"`.
-            Some(b'[' | b'"') => !self.events.is_text(name),
-            _ => false,
+        let object = payload.trim_ascii_start().starts_with(b"{");
+        let json = match Json::parse(payload) {
+            Err(error) if self.json && object => return Err(error),
+            Err(_) => return Ok(false),
+            Ok(json) => json,
         };
-        match may_be.then(|| Json::parse(payload)) {
-            Some(Err(error)) if self.json && first == Some(&b'{') => Err(error),
-            parsed => Ok(matches!(parsed, Some(Ok(_)))),
-        }
+        let has_members = json.root().is_some_and(|root| root.is_object() && !root.is_empty());
+        let is_word = json.root().is_some_and(|root| root.is_word());
+        // Text may have pieces like `{}`, `[1]`, `"a"` and `1`.
+        Ok(has_members || !is_word && !self.events.is_text(name))
     }
 
     /// A line that is no data: comments, names, identifiers and what is not known.
