@@ -234,6 +234,31 @@ fn strings_and_gemini_arguments_are_texts() {
 }
 
 #[test]
+fn a_sequence_of_json_keeps_its_separators() {
+    let line = |text: &str| format!("\u{1e}{}\n", json!({"response": text, "done": false}));
+    let out =
+        whole(Stream::json_lines(), (line("x AKIAQ2W3") + &line("E4R5T6Y7U8I9 y")).as_bytes());
+    assert_eq!(text_of(&out), line("x ") + &line(&format!("{MASKED} y")));
+    let out = whole(Stream::json_lines(), line("x AKIAQ2").as_bytes());
+    assert_eq!(text_of(&out), line("x ") + &line("AKIAQ2"));
+}
+
+#[test]
+fn nothing_is_held_where_nothing_may_begin() {
+    let wire = text_of(&wire::responses(&["hello ", "world AKIA", "x."]));
+    let known = Known::default();
+    let mut judge = Names::default();
+    let mut masker = Masker::new(engine(), &known, &mut judge);
+    let (mut stream, mut out) = (Stream::sse(), Vec::new());
+    let mut held = Vec::new();
+    for event in wire.split_inclusive("\n\n").skip(3).take(3) {
+        stream.push(&mut masker, event.as_bytes(), &mut out).unwrap();
+        held.push(stream.held_bytes());
+    }
+    assert_eq!(held, [0, 4, 0]);
+}
+
+#[test]
 fn bounds_hold() {
     let known = Known::default();
     let mut judge = Names::default();
