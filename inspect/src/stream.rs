@@ -85,7 +85,7 @@ impl Stream {
         Self::new(Framing::Array(Box::default()))
     }
 
-    /// One JSON text on each line.
+    /// One JSON text on each line, or a JSON text sequence.
     pub fn json_lines() -> Self {
         Self::new(Framing::Lines(Box::default()))
     }
@@ -108,15 +108,17 @@ impl Stream {
         match essence.to_ascii_lowercase().as_str() {
             "text/event-stream" => Some(Self::sse()),
             "text/plain" => Some(Self::text()),
-            "application/x-ndjson" | "application/jsonl" | "application/x-json-stream" => {
-                Some(Self::json_lines())
-            }
+            "application/x-ndjson"
+            | "application/jsonl"
+            | "application/json-seq"
+            | "application/x-json-stream" => Some(Self::json_lines()),
             "application/vnd.amazon.eventstream" => Some(Self::event_stream()),
             _ => None,
         }
     }
 
-    /// Adds bytes; what may leave now is added to `out`.
+    /// Adds bytes; what may leave now is added to `out`. A masker bounds what it decodes: for a stream
+    /// without end it is made anew each time.
     ///
     /// # Errors
     /// [`Error`]; the stream is to be ended then.
@@ -156,7 +158,7 @@ impl Stream {
         })
     }
 
-    /// Bytes that are held back now, with what belongs to them; bounded.
+    /// Bytes that came and have not left. With none, other known values may be given next time.
     pub fn held_bytes(&self) -> usize {
         match &self.framing {
             Framing::Sse(sse) => sse.held(),

@@ -36,6 +36,8 @@ pub(super) struct Open {
     replaced: bool,
     /// What befalls the rest of a long value.
     rest: Fate,
+    /// Nothing has left since the beginning of a long value.
+    in_long: bool,
 }
 
 /// Bytes given to the channel at a time: so few that at most one long value begins among them.
@@ -83,7 +85,13 @@ impl Open {
         self.lexer.finish(&mut self.units, &mut view);
         self.channel.push(masker.engine, masker.known, &view, &mut pieces);
         std::mem::take(&mut self.channel).finish(masker.engine, masker.known, end, &mut pieces);
-        self.settle(masker, &mut pieces, 0, out)
+        let before = out.len();
+        self.settle(masker, &mut pieces, 0, out)?;
+        if self.kind == Kind::Signed && end == End::Cut {
+            // What may be a secret would leave, because it is never replaced here.
+            out.truncate(before);
+        }
+        Ok(())
     }
 
     /// Bytes that are held back.
@@ -107,12 +115,18 @@ impl Open {
     ) -> Result<(), Error> {
         let in_pieces: usize = pieces.iter().map(piece_len).sum();
         let mut swallowed = self.units.len().saturating_sub(held + in_pieces);
-        // A step is too short for the rest of one long value and all that shows another one.
+        // A step is too short for two long values, unless far more was held for a known value. Whose rest
+        // was swallowed cannot be told then.
+        let long = pieces.iter().filter(|piece| is_long(piece)).count();
+        if swallowed > 0 && long + usize::from(self.in_long && long > 0) > 1 {
+            return Err(Error::TooLarge("long values in one text"));
+        }
         if !pieces.iter().any(is_long) {
             self.units.replace(std::mem::take(&mut swallowed), &self.rest, out);
         }
         for piece in pieces.drain(..) {
             let is_long = is_long(&piece);
+            self.in_long = is_long;
             match piece {
                 Piece::Text(text) => self.units.keep(text.len(), out),
                 Piece::Secret { by, confidence, value } => {

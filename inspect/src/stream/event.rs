@@ -27,8 +27,6 @@ use crate::stream::string;
 #[derive(Debug, Default)]
 pub(super) struct Events {
     open: BTreeMap<Key, Joined>,
-    /// The last payload without its deltas, if nothing was masked in it.
-    clean: Vec<u8>,
     /// Whether a secret was replaced in a text.
     replaced: bool,
 }
@@ -108,12 +106,12 @@ impl Events {
         let mut before = Vec::new();
         let slots = self.walk(masker, event.payload, &steps, &mut before)?;
         let blank = cut(event.payload, holes(&steps).map(|hole| (hole, EMPTY)).collect());
-        let masked = self.around(masker, &blank)?;
+        let masked = masker.body(&JSON, &blank)?;
         let tokens = self.replaced || masked.is_some() || slots.iter().any(|slot| !slot.same);
         let tokens = tokens && steps.iter().any(|step| matches!(step, Step::Tokens(..)));
         let same = masked.is_none() && !tokens && slots.iter().all(|slot| slot.same);
         let outer = masked.unwrap_or(blank);
-        if !same || self.open.values().any(|joined| joined.held() > 0) {
+        if !same || self.held() > 0 {
             let again = Json::parse(&outer)?;
             let steps = shape::steps(&again, event.name)?;
             if holes(&steps).count() != slots.len() {
@@ -136,7 +134,7 @@ impl Events {
     ) -> Result<Option<Vec<u8>>, Error> {
         let key = text_key(event.name);
         let text = self.push(masker, &key, Kind::Text, event.payload)?;
-        if let Some(joined) = self.open.get_mut(&key) {
+        if let Some(joined) = self.open.get_mut(&key).filter(|joined| joined.held() > 0) {
             joined.template = Some(Template {
                 envelope: event.envelope.to_vec(),
                 before: Vec::new(),
@@ -145,6 +143,18 @@ impl Events {
             });
         }
         Ok(Some(text).filter(|text| text != event.payload))
+    }
+
+    /// Ends the text of this name, for an event of the same name that is not text.
+    pub(super) fn end_text(
+        &mut self,
+        masker: &mut Masker<'_>,
+        name: &[u8],
+    ) -> Result<Vec<Made>, Error> {
+        let (text, template) = self.end(masker, &text_key(name), End::Complete)?;
+        let mut made = Vec::new();
+        make(&text, template, &mut made)?;
+        Ok(made)
     }
 
     /// Whether the events of this name are text.
@@ -162,15 +172,9 @@ impl Events {
         Ok(made)
     }
 
-    /// Bytes that are held back, with their templates.
+    /// Bytes that are held back.
     pub(super) fn held(&self) -> usize {
-        let texts = self.open.values().map(|joined| {
-            let template = joined.template.as_ref();
-            let template =
-                template.map_or(0, |t| t.envelope.len() + t.before.len() + t.after.len());
-            joined.held() + template
-        });
-        texts.sum::<usize>() + self.clean.len()
+        self.open.values().map(Joined::held).sum()
     }
 
     /// Takes the steps of an event in order; what stands in its strings then, in the order of `steps`.
@@ -245,6 +249,7 @@ impl Events {
         }
         let Some(joined) = self.open.get_mut(key) else { return Ok(Vec::new()) };
         let mut out = std::mem::take(&mut joined.carry);
+        joined.template = None;
         masker.at.enter(key.to_string());
         let pushed = joined.open.push(masker, text, &mut out);
         masker.at.leave();
@@ -271,25 +276,13 @@ impl Events {
         Ok((out, joined.template))
     }
 
-    /// Masks a payload without its deltas, as a whole.
-    fn around(&mut self, masker: &mut Masker<'_>, blank: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        const MAX_CLEAN_BYTES: usize = 4096;
-        if self.clean == blank {
-            return Ok(None);
-        }
-        let masked = masker.body(&JSON, blank)?;
-        self.clean.clear();
-        if masked.is_none() && blank.len() <= MAX_CLEAN_BYTES {
-            self.clean.extend(blank);
-        }
-        Ok(masked)
-    }
-
     /// Remembers how to send what is held of the texts of this event.
     fn templates(&mut self, event: Event<'_>, outer: &[u8], steps: &[Step]) -> Result<(), Error> {
         for step in steps {
             let Step::Delta(key, _, hole) = step else { continue };
-            let Some(joined) = self.open.get_mut(key) else { continue };
+            let Some(joined) = self.open.get_mut(key).filter(|joined| joined.held() > 0) else {
+                continue;
+            };
             let part = |of: Range<usize>| {
                 let once = steps.iter().filter_map(|step| match step {
                     Step::Once(span, with) if of.start <= span.start && span.end <= of.end => {

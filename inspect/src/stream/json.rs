@@ -104,6 +104,16 @@ impl<'j> Value<'j> {
         self.raw() == b"null"
     }
 
+    /// Whether it is a number, `true`, `false` or `null`.
+    pub(super) fn is_word(&self) -> bool {
+        self.node.kind == Kind::Other
+    }
+
+    /// Whether it has no members or elements.
+    pub(super) fn is_empty(&self) -> bool {
+        self.children().next().is_none()
+    }
+
     pub(super) fn is_true(&self) -> bool {
         self.raw() == b"true"
     }

@@ -1,6 +1,6 @@
 //! One JSON text on each line.
 //!
-//! - input: JSON lines in any cutting
+//! - input: JSON lines or a JSON text sequence (RFC 7464), in any cutting
 //! - output: the same lines; each is an event
 //! - bound: `limits::MAX_STREAM_EVENT_BYTES` of a line
 //! - on failure: [`Error`]: a line that is not JSON
@@ -17,6 +17,8 @@ pub(super) struct Lines {
     events: Events,
     /// The line that is not finished.
     line: Vec<u8>,
+    /// Whether a separator stood before the last text.
+    is_sequence: bool,
 }
 
 impl Lines {
@@ -54,7 +56,7 @@ impl Lines {
         if open && !made.is_empty() {
             out.push(b'\n');
         }
-        write(&made, out);
+        write(&made, self.is_sequence, out);
         self.line.clear();
         Ok(())
     }
@@ -66,15 +68,17 @@ impl Lines {
 
     fn dispatch(&mut self, masker: &mut Masker<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
         let line = std::mem::take(&mut self.line);
-        let payload = line.trim_ascii();
+        let is_around = |byte: &u8| byte.is_ascii_whitespace() || *byte == RECORD_SEPARATOR;
+        let before = line.iter().take_while(|byte| is_around(byte)).count();
+        let payload = line.get(before..).unwrap_or_default().trim_ascii_end();
         if payload.is_empty() {
             out.extend(line);
             return Ok(());
         }
-        let before = line.len() - line.trim_ascii_start().len();
         let event = Event { name: b"", envelope: b"", payload };
         let leaves = self.events.json(masker, event)?;
-        write(&leaves.before, out);
+        self.is_sequence = line.first() == Some(&RECORD_SEPARATOR);
+        write(&leaves.before, self.is_sequence, out);
         out.extend(line.get(..before).unwrap_or_default());
         out.extend(leaves.payload.as_deref().unwrap_or(payload));
         out.extend(line.get(before + payload.len()..).unwrap_or_default());
@@ -82,8 +86,12 @@ impl Lines {
     }
 }
 
-fn write(made: &[Made], out: &mut Vec<u8>) {
+/// Stands before each text of a sequence.
+const RECORD_SEPARATOR: u8 = 0x1E;
+
+fn write(made: &[Made], is_sequence: bool, out: &mut Vec<u8>) {
     for made in made {
+        out.extend(Some(RECORD_SEPARATOR).filter(|_| is_sequence));
         out.extend(&made.payload);
         out.push(b'\n');
     }

@@ -32,8 +32,6 @@ pub(super) struct Sse {
     json: bool,
     /// How lines end, as last seen.
     newline: Vec<u8>,
-    /// Lines without data in which nothing was found.
-    clean: Vec<Vec<u8>>,
 }
 
 /// One line of an event.
@@ -108,8 +106,7 @@ impl Sse {
 
     /// Bytes that are held back.
     pub(super) fn held(&self) -> usize {
-        let clean: usize = self.clean.iter().map(Vec::len).sum();
-        self.raw.len() + self.events.held() + clean
+        self.raw.len() + self.events.held()
     }
 
     /// An event is whole.
@@ -125,7 +122,7 @@ impl Sse {
         for line in lines {
             let whole = raw.get(line.content.start..line.next).unwrap_or_default();
             match line.data {
-                None => self.other(masker, &raw, &line, out)?,
+                None => other(masker, &raw, &line, out)?,
                 Some(_) if !replaced => out.extend(whole),
                 Some(data) => {
                     if let Some(payload) = changed.take() {
@@ -169,6 +166,8 @@ impl Sse {
             return self.events.text(masker, event);
         }
         self.json = true;
+        let made = self.events.end_text(masker, name)?;
+        self.write_made(&made, out);
         let leaves = self.events.json(masker, event)?;
         self.write_made(&leaves.before, out);
         Ok(leaves.payload)
@@ -176,48 +175,16 @@ impl Sse {
 
     /// Whether data is a JSON event; else it is a piece of text.
     fn is_json(&self, name: &[u8], payload: &[u8]) -> Result<bool, Error> {
-        let first = payload.trim_ascii_start().first();
-        let may_be = match first {
-            Some(b'{') => true,
-            // Text may have pieces like `[1]` and `"a"`.
-            Some(b'[' | b'"') => !self.events.is_text(name),
-            _ => false,
+        let object = payload.trim_ascii_start().starts_with(b"{");
+        let json = match Json::parse(payload) {
+            Err(error) if self.json && object => return Err(error),
+            Err(_) => return Ok(false),
+            Ok(json) => json,
         };
-        match may_be.then(|| Json::parse(payload)) {
-            Some(Err(error)) if self.json && first == Some(&b'{') => Err(error),
-            parsed => Ok(matches!(parsed, Some(Ok(_)))),
-        }
-    }
-
-    /// A line that is no data: comments, names, identifiers and what is not known.
-    fn other(
-        &mut self,
-        masker: &mut Masker<'_>,
-        raw: &[u8],
-        line: &Line,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        const MAX_CLEAN: usize = 16;
-        const MAX_CLEAN_BYTES: usize = 128;
-        let content = raw.get(line.content.clone()).unwrap_or_default();
-        let end = raw.get(line.content.end..line.next).unwrap_or_default();
-        let known = content.is_empty() || self.clean.iter().any(|clean| clean == content);
-        match if known { None } else { masker.text(content)? } {
-            Some(mut masked) => {
-                for byte in masked.iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')) {
-                    *byte = b' ';
-                }
-                out.extend(masked);
-            }
-            None => {
-                if !known && self.clean.len() < MAX_CLEAN && content.len() <= MAX_CLEAN_BYTES {
-                    self.clean.push(content.to_vec());
-                }
-                out.extend(content);
-            }
-        }
-        out.extend(end);
-        Ok(())
+        let has_members = json.root().is_some_and(|root| root.is_object() && !root.is_empty());
+        let is_word = json.root().is_some_and(|root| root.is_word());
+        // Text may have pieces like `{}`, `[1]`, `"a"` and `1`.
+        Ok(has_members || !is_word && !self.events.is_text(name))
     }
 
     fn write_made(&self, made: &[Made], out: &mut Vec<u8>) {
@@ -234,6 +201,22 @@ impl Sse {
 }
 
 const MAX_NAME_BYTES: usize = 1024;
+
+/// A line that is no data: comments, names, identifiers and what is not known.
+fn other(masker: &mut Masker<'_>, raw: &[u8], line: &Line, out: &mut Vec<u8>) -> Result<(), Error> {
+    let content = raw.get(line.content.clone()).unwrap_or_default();
+    match masker.text(content)? {
+        Some(mut masked) => {
+            for byte in masked.iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')) {
+                *byte = b' ';
+            }
+            out.extend(masked);
+        }
+        None => out.extend(content),
+    }
+    out.extend(raw.get(line.content.end..line.next).unwrap_or_default());
+    Ok(())
+}
 
 /// Writes data as lines that `prefix` begins.
 fn data_lines(prefix: &[u8], payload: &[u8], newline: &[u8], out: &mut Vec<u8>) {

@@ -8,6 +8,7 @@ use super::*;
 use crate::engine::Engine;
 use crate::judge::{Found, Judge, Verdict};
 use crate::known::Known;
+use crate::limits;
 use crate::rule::{Confidence, Rule, Tier};
 
 mod events;
@@ -27,7 +28,7 @@ fn shapes() -> impl Iterator<Item = &'static wire::Shape> {
 }
 
 /// Rule, its pattern, an example.
-const RULES: [(&str, &str, &str); 10] = [
+const RULES: [(&str, &str, &str); 12] = [
     ("github", "ghp_[A-Za-z0-9]{36}", "ghp_aB3aB3aB3aB3aB3aB3aB3aB3aB3aB3aB3aB3"),
     ("aws", "AKIA[A-Z0-9]{16}", "AKIAQ2W3E4R5T6Y7U8I9"),
     ("anthropic", "sk-ant-[a-z0-9]{8}-[A-Za-z0-9_-]{20}", "sk-ant-api03abc-qwertyuiopASDFGHJK_-"),
@@ -45,6 +46,16 @@ const RULES: [(&str, &str, &str); 10] = [
         "pem",
         "-----BEGIN KEY-----[A-Za-z0-9+/=\\s]{8,80}-----END KEY-----",
         "-----BEGIN KEY-----\nMIIBabcd1234\nEFGH5678+/==\n-----END KEY-----",
+    ),
+    (
+        "context",
+        r#"api_key"?\s*[:=]\s*"?([A-Za-z0-9_]{16,40})"#,
+        "\"api_key\": \"abcd1234efgh5678\" ",
+    ),
+    (
+        "long",
+        "-----BEGIN LONG-----[A-Za-z0-9+/=\\s]{8,8000}-----END LONG-----",
+        "-----BEGIN LONG-----\nMIIBabcd1234\n-----END LONG-----",
     ),
 ];
 
@@ -202,6 +213,74 @@ fn a_kept_secret_is_not_touched() {
             assert!(!judge.seen.is_empty(), "{}", shape.name);
         }
     }
+}
+
+#[test]
+fn the_key_before_an_argument_is_seen() {
+    let arguments = r#"{"n": 1, "api_key" : "abcd1234efgh5678", "b": [true]}"#;
+    let wanted = arguments.replace("abcd1234efgh5678", r#"<\"context\">"#);
+    for shape in tools() {
+        for cutting in cuttings(arguments) {
+            let out = whole((shape.stream)(), &(shape.write)(&cutting));
+            assert_eq!((shape.read)(&out), wanted, "{} {cutting:?}", shape.name);
+        }
+    }
+}
+
+#[test]
+fn values_longer_than_what_is_held_go_as_a_whole_or_stay_as_a_whole() {
+    let value = "MIIBabcd12345678EFGH+/\n".repeat(120);
+    let text = format!("a -----BEGIN LONG-----\n{value}-----END LONG----- b AKIAQ2W3E4R5T6Y7U8I9");
+    for (keep, wanted) in [(true, text.clone()), (false, "a <\"long\"> b <\"aws\">".to_owned())] {
+        for size in [1, 7, 100, 511, 3000] {
+            let judge = || Names { keep, ..Names::default() };
+            let pieces = |text: &str| -> Vec<String> {
+                text.as_bytes()
+                    .chunks(size)
+                    .map(|c| String::from_utf8(c.to_vec()).unwrap())
+                    .collect()
+            };
+            let run = |shape: &wire::Shape, text: &str| {
+                let pieces = pieces(text);
+                let pieces: Vec<_> = pieces.iter().map(String::as_str).collect();
+                let (mut judge, known) = (judge(), Known::default());
+                let wire = (shape.write)(&pieces);
+                let out = run((shape.stream)(), &mut judge, &known, &[&wire], End::Complete);
+                (shape.read)(&out.unwrap())
+            };
+            for shape in texts() {
+                assert_eq!(run(shape, &text), wanted, "{} {size}", shape.name);
+            }
+            let arguments = serde_json::json!({"cmd": text}).to_string();
+            for shape in tools() {
+                let read: serde_json::Value =
+                    serde_json::from_str(&run(shape, &arguments)).unwrap();
+                assert_eq!(read["cmd"], wanted, "{} {size}", shape.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn prose_leaves_with_its_own_delta() {
+    let prose = "The quick brown fox, jumps over: the lazy dog; and 42 = \"answers\" {at} home.\n";
+    let (mut late, mut deltas) = (0, 0);
+    for shape in wire::TEXTS {
+        let mut stream = (shape.stream)();
+        let mut judge = Names::default();
+        let known = Known::default();
+        let words: Vec<_> = prose.split_inclusive(' ').collect();
+        for many in 1..=words.len() {
+            let wire = (shape.write)(&words[..many]);
+            let mut out = Vec::new();
+            stream = (shape.stream)();
+            stream.push(&mut Masker::new(engine(), &known, &mut judge), &wire, &mut out).unwrap();
+            deltas += 1;
+            late += usize::from((shape.read)(&out) != words[..many].concat());
+        }
+        assert!(stream.held_bytes() < limits::MAX_STREAM_TEMPLATE_BYTES);
+    }
+    assert_eq!(late, 0, "of {deltas}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) fn steps(root: Value<'_>, steps: &mut Vec<Step>) -> Result<bool, Erro
 }
 
 fn parts(part: Value<'_>, index: u64, steps: &mut Vec<Step>) -> Result<(), Error> {
-    let thought = part.get("thought")?.is_some_and(|thought| !thought.is_null());
+    let thought = part.get("thought")?.is_some_and(|thought| thought.is_true());
     let field = if thought { "candidates.thought" } else { "candidates.text" };
     let key = Key { index, field: field.to_owned(), ..Key::default() };
     opaque(part, "thoughtSignature", steps)?;

@@ -45,7 +45,7 @@ pub(super) fn steps(root: Value<'_>, kind: &[u8], steps: &mut Vec<Step>) -> Resu
             steps.push(Step::Close(Which::All));
         }
         b"error" => steps.push(Step::Close(Which::All)),
-        _ => match kind.strip_suffix(b".done") {
+        _ => match kind.strip_suffix(b".done").or(kind.strip_suffix(b".completed")) {
             Some(stem) => {
                 tokens(root, "[]", steps)?;
                 if let Some(part) = root.get("part")? {

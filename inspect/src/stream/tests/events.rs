@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::limits;
 use wire::{chat_chunk, events, sse};
 
 const SECRET: &str = "AKIAQ2W3E4R5T6Y7U8I9";
@@ -196,6 +195,67 @@ fn what_is_malformed_fails() {
     let mut frame = framed::event("messageStart", "{}");
     *frame.last_mut().unwrap() ^= 1;
     malformed(fails(Stream::event_stream(), &frame));
+}
+
+#[test]
+fn text_and_json_of_one_name_keep_their_order() {
+    let wire = "data: x AKIAQ2\n\ndata: {}\n\ndata: {\"a\":1}\n\ndata: W3E4\n\n";
+    let wanted = "data: x \n\ndata: AKIAQ2{}\n\ndata: {\"a\":1}\n\ndata: W3E4\n\n";
+    assert_eq!(text_of(&whole(Stream::sse(), wire.as_bytes())), wanted);
+    let wire = "data: x AKIAQ2\n\ndata: {\"a\":1}\n\n";
+    let wanted = "data: x \n\ndata: AKIAQ2\n\ndata: {\"a\":1}\n\n";
+    assert_eq!(text_of(&whole(Stream::sse(), wire.as_bytes())), wanted);
+}
+
+#[test]
+fn nothing_of_signed_text_leaves_that_is_not_proven_when_it_is_cut() {
+    let delta = |piece: &str| json!({"type": "thinking_delta", "thinking": piece});
+    let wire = wire::block("thinking", delta, &["x AKIAQ2W3E4"]);
+    let at = text_of(&wire).find("event: content_block_stop").unwrap();
+    let known = Known::default();
+    let out = run(Stream::sse(), &mut Names::default(), &known, &[&wire[..at]], End::Cut).unwrap();
+    assert_eq!(wire::join(&events(&out), &["/delta/thinking"]), "x ");
+}
+
+#[test]
+fn strings_and_gemini_arguments_are_texts() {
+    let wire = "data: \"x AKIAQ2W3E4\"\n\ndata: \"R5T6Y7U8I9 y\"\n\n";
+    let out = text_of(&whole(Stream::sse(), wire.as_bytes()));
+    assert_eq!(out, "data: \"x \"\n\ndata: \"<\\\"aws\\\"> y\"\n\n");
+    let call = |value: &str, more: bool| {
+        let argument = json!({"jsonPath": "$.cmd", "stringValue": value, "willContinue": more});
+        let part = json!({"functionCall": {"partialArgs": [argument], "willContinue": more}});
+        json!({"response": {"candidates": [{"content": {"parts": [part]}}]}})
+    };
+    let wire = sse(false, &[call("x AKIAQ2W3E4", true), call("R5T6Y7U8I9 y", false)]);
+    let pointer = "/response/candidates/0/content/parts/0/functionCall/partialArgs/0/stringValue";
+    let joined = wire::join(&events(&whole(Stream::sse(), &wire)), &[pointer]);
+    assert_eq!(joined, format!("x {MASKED} y"));
+}
+
+#[test]
+fn a_sequence_of_json_keeps_its_separators() {
+    let line = |text: &str| format!("\u{1e}{}\n", json!({"response": text, "done": false}));
+    let out =
+        whole(Stream::json_lines(), (line("x AKIAQ2W3") + &line("E4R5T6Y7U8I9 y")).as_bytes());
+    assert_eq!(text_of(&out), line("x ") + &line(&format!("{MASKED} y")));
+    let out = whole(Stream::json_lines(), line("x AKIAQ2").as_bytes());
+    assert_eq!(text_of(&out), line("x ") + &line("AKIAQ2"));
+}
+
+#[test]
+fn nothing_is_held_where_nothing_may_begin() {
+    let wire = text_of(&wire::responses(&["hello ", "world AKIA", "x."]));
+    let known = Known::default();
+    let mut judge = Names::default();
+    let mut masker = Masker::new(engine(), &known, &mut judge);
+    let (mut stream, mut out) = (Stream::sse(), Vec::new());
+    let mut held = Vec::new();
+    for event in wire.split_inclusive("\n\n").skip(3).take(3) {
+        stream.push(&mut masker, event.as_bytes(), &mut out).unwrap();
+        held.push(stream.held_bytes());
+    }
+    assert_eq!(held, [0, 4, 0]);
 }
 
 #[test]

@@ -79,14 +79,14 @@ pub(in crate::stream) fn frame(first: u8, payload: &[u8], key: Option<[u8; 4]>) 
     let mut out = vec![first];
     let mask = if key.is_some() { 0x80 } else { 0 };
     match payload.len() {
-        len @ ..126 => out.push(mask | len as u8),
+        len @ ..126 => out.push(mask | u8::try_from(len).unwrap()),
         len @ ..65536 => {
             out.push(mask | 126);
-            out.extend((len as u16).to_be_bytes());
+            out.extend(u16::try_from(len).unwrap().to_be_bytes());
         }
         len => {
             out.push(mask | 127);
-            out.extend((len as u64).to_be_bytes());
+            out.extend(u64::try_from(len).unwrap().to_be_bytes());
         }
     }
     out.extend(key.into_iter().flatten());
@@ -100,9 +100,11 @@ pub(in crate::stream) fn frames(mut wire: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, second, rest @ ..] = wire {
         let (len, rest) = match second & 0x7F {
-            126 => (u16::from_be_bytes([rest[0], rest[1]]) as usize, &rest[2..]),
-            127 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, &rest[8..]),
-            len => (len as usize, rest),
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            127 => {
+                (u64::from_be_bytes(rest[..8].try_into().unwrap()).try_into().unwrap(), &rest[8..])
+            }
+            len => (usize::from(len), rest),
         };
         let (key, rest) = if second & 0x80 != 0 { rest.split_at(4) } else { (&[0; 4][..], rest) };
         let payload = rest[..len].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
@@ -149,14 +151,14 @@ pub(in crate::stream) fn event(kind: &str, payload: &str) -> Vec<u8> {
     for (name, value) in
         [(":event-type", kind), (":content-type", "application/json"), (":message-type", "event")]
     {
-        headers.push(name.len() as u8);
+        headers.push(u8::try_from(name.len()).unwrap());
         headers.extend(name.bytes());
         headers.push(7);
-        headers.extend((value.len() as u16).to_be_bytes());
+        headers.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
         headers.extend(value.bytes());
     }
-    let mut frame = ((16 + headers.len() + payload.len()) as u32).to_be_bytes().to_vec();
-    frame.extend((headers.len() as u32).to_be_bytes());
+    let mut frame = number(16 + headers.len() + payload.len()).to_vec();
+    frame.extend(number(headers.len()));
     frame.extend(crc32fast::hash(&frame).to_be_bytes());
     frame.extend(headers);
     frame.extend(payload.bytes());
@@ -164,12 +166,17 @@ pub(in crate::stream) fn event(kind: &str, payload: &str) -> Vec<u8> {
     frame
 }
 
+fn number(value: usize) -> [u8; 4] {
+    u32::try_from(value).unwrap().to_be_bytes()
+}
+
 /// Payloads of all frames, whose checksums must be right.
 pub(in crate::stream) fn payloads(mut wire: &[u8]) -> Vec<Value> {
     let mut payloads = Vec::new();
     while !wire.is_empty() {
         let number = |at: usize| u32::from_be_bytes(wire[at..at + 4].try_into().unwrap());
-        let (total, headers) = (number(0) as usize, number(4) as usize);
+        let (total, headers) =
+            (usize::try_from(number(0)).unwrap(), usize::try_from(number(4)).unwrap());
         assert_eq!(number(8), crc32fast::hash(&wire[..8]));
         assert_eq!(number(total - 4), crc32fast::hash(&wire[..total - 4]));
         payloads.push(serde_json::from_slice(&wire[12 + headers..total - 4]).unwrap());
