@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::app::AppError;
 use crate::capture::CaptureError;
 use crate::config::{Config, ConfigError};
+use crate::inspect::rules::RulesError;
 use crate::query::QueryError;
 use crate::sink::SinkError;
 use crate::store::StoreError;
@@ -32,6 +33,7 @@ pub mod login;
 pub mod netns;
 pub mod oci_runtime;
 pub mod query;
+pub mod rules;
 pub mod run;
 mod service;
 pub mod sessions;
@@ -101,6 +103,8 @@ enum Command {
     Timeline(timeline::Args),
     /// Show one exchange with its headers and bodies
     Show(show::Args),
+    /// Rules that tell what secrets look like: import, list, check, test
+    Rules(rules::Args),
     /// Check this host: kernel, cgroup, CA, store, clock
     Doctor(doctor::Args),
     /// Run the real OCI runtime on containers that are captured (docker, podman)
@@ -163,6 +167,9 @@ pub enum CliError {
     /// A query.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// Rules.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -244,6 +251,7 @@ async fn dispatch(
         Command::Sessions(args) => sessions::run(&args, &context.config()?, out).await?,
         Command::Timeline(args) => timeline::run(&args, &context.config()?, out).await?,
         Command::Show(args) => show::run(&args, &context.config()?, out).await?,
+        Command::Rules(args) => rules::run(&args, context, out)?,
         Command::Doctor(args) => return doctor::run(&args, context, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weir", out);

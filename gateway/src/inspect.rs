@@ -18,6 +18,7 @@
 //! mask         heads, for the record
 //! recorded     bodies, for the record
 //! keys         the fingerprint key and registered values, from their files
+//! rules        what secrets look like: built in, the operator's, imported files
 //! ```
 
 pub mod body;
@@ -30,6 +31,7 @@ pub mod mask;
 pub mod recorded;
 pub mod refused;
 pub mod rewrite;
+pub mod rules;
 pub mod scopes;
 pub mod signed;
 pub mod transform;
