@@ -162,6 +162,13 @@ impl Engine {
         self.prefilter.everywhere.iter().filter_map(|index| self.rule(*index))
     }
 
+    /// How many places of a text are looked at, for measuring.
+    pub fn noticed(&self, text: &[u8]) -> usize {
+        let mut count: usize = 0;
+        self.prefilter.scan(self.prefilter.start(), text, 0, |_| count = count.saturating_add(1));
+        count
+    }
+
     /// All secrets of a whole text, in order.
     pub fn find(&self, text: &[u8], known: &Known) -> Vec<Match> {
         self.merge(text, known, &self.find_by_rules(text))

@@ -5,6 +5,7 @@
 
 mod connect;
 mod detect;
+mod mask;
 mod measure;
 mod peers;
 mod report;
@@ -46,12 +47,15 @@ pub(crate) struct Options {
 enum Part {
     /// Recall and false positives of the detection of secrets, beside peers
     Detect(detect::Options),
+    /// Speed of the detection of secrets, and how long streamed text waits for it
+    Mask(mask::Options),
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.part {
         None => proxies(options),
         Some(Part::Detect(options)) => detect::run(options),
+        Some(Part::Mask(options)) => mask::run(options),
     }
 }
 

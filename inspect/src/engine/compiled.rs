@@ -32,8 +32,12 @@ pub(super) struct Compiled {
     pub(super) context_max: usize,
     /// Bytes before the match that belong to it.
     pub(super) lead_max: usize,
+    /// Whether a keyword may stand in a match.
+    pub(super) is_inside: bool,
     /// Whether it has a value that is too long to be held.
     is_long: bool,
+    /// Bytes after which a match must be decided.
+    reach: usize,
     lead: Vec<Lead>,
     whole: DFA,
     split: Option<Split>,
@@ -94,11 +98,12 @@ impl Compiled {
     }
 
     fn build(rule: Rule) -> Result<Self, String> {
-        let Parts { whole, context, value, alone, is_plain, context_max, lead, anchor } =
+        let Parts { whole, context, value, alone, is_plain, context_max, lead, anchor, alphabet } =
             pattern::take_apart(&rule.pattern)?;
         let plain = |hir, kind| automaton::dfa(automaton::nfa(hir, WhichCaptures::None)?, kind);
         let longest = value.properties().maximum_len();
         let is_long = longest.is_none_or(|longest| longest > limits::MAX_HELD_BYTES);
+        let held = longest.map_or(limits::MAX_HELD_BYTES, |l| l.min(limits::MAX_HELD_BYTES));
         let split = match &context {
             None => None,
             Some(context) => Some(Split {
@@ -119,13 +124,18 @@ impl Compiled {
             Some((backtracker.map_err(reason)?, pike.map_err(reason)?))
         };
         let near = Near::new(&rule, anchor.as_ref())?;
+        let is_in = |byte: u8| alphabet.get(usize::from(byte.to_ascii_lowercase())) == Some(&true);
+        let is_inside = rule.keywords.iter().any(|word| word.bytes().all(is_in));
         Ok(Self {
             lead_max: lead.iter().fold(0, |sum, lead| sum.saturating_add(lead.max)),
             whole: automaton::dfa(nfa, MatchKind::LeftmostFirst)?,
             rule,
             anchor,
             context_max,
+            is_inside,
             is_long,
+            // Automata see a match, and a death after it, one byte late each.
+            reach: context_max.saturating_add(held).saturating_add(2),
             lead,
             split,
             alone,
@@ -142,8 +152,7 @@ impl Compiled {
         at: usize,
         is_end: bool,
     ) -> Outcome {
-        let most = at.saturating_add(self.context_max).saturating_add(limits::MAX_HELD_BYTES + 2);
-        let to = if self.is_long { text.len().min(most) } else { text.len() };
+        let to = text.len().min(at.saturating_add(self.reach));
         let walk = self.walk(memory, text, at..to, is_end && to == text.len());
         if self.is_long
             && let Some(from) = self.long_value(memory, text, at, walk.died.unwrap_or(to))
@@ -192,7 +201,8 @@ impl Compiled {
         }
         let Some(split) = &self.split else { return Some(at) };
         let context = memory.context.get_or_insert_with(|| split.context.create_cache());
-        automaton::ends(&split.context, context, text, at..alive, &mut memory.ends);
+        let to = alive.min(at.saturating_add(self.context_max).saturating_add(1));
+        automaton::ends(&split.context, context, text, at..to, &mut memory.ends);
         let value = memory.value.get_or_insert_with(|| split.value.create_cache());
         let mut starts = memory.ends.iter().copied().take_while(|from| held(*from) <= alive);
         starts.find(|from| {
@@ -214,7 +224,8 @@ impl Compiled {
             return may_be_later.then_some(at.max(from));
         };
         let context = memory.context.get_or_insert_with(|| split.context.create_cache());
-        automaton::ends(&split.context, context, text, at..text.len(), &mut memory.ends);
+        let to = text.len().min(at.saturating_add(self.context_max).saturating_add(1));
+        automaton::ends(&split.context, context, text, at..to, &mut memory.ends);
         let value = memory.value.get_or_insert_with(|| split.value.create_cache());
         memory.ends.iter().copied().filter(|start| *start >= from).find(|start| {
             let walk = automaton::walk(&split.value, value, text, *start..text.len(), false);
@@ -257,7 +268,8 @@ impl Compiled {
                 groups.into_iter().find(|span| !span.is_empty()).unwrap_or_else(|| matched.clone())
             }
         };
-        (!span.is_empty()).then_some(Secret { matched, span, is_long: false })
+        let is_within = span.start <= matched.start.saturating_add(self.context_max);
+        (is_within && !span.is_empty()).then_some(Secret { matched, span, is_long: false })
     }
 
     /// The match with the bytes before it that the pattern allows but does not need.

@@ -12,10 +12,8 @@ use regex_syntax::hir::{Capture, Class, Hir, HirKind, Repetition};
 use super::literal::{self, Anchor};
 use crate::limits;
 
-/// Bytes that a match may have before its secret. Repetitions of a pattern that would allow more
-/// are narrowed.
+/// Bytes that a match may have before its secret; with more it is none.
 const MAX_CONTEXT_BYTES: usize = 384;
-const NARROWER: [u32; 5] = [96, 64, 32, 16, 8];
 
 /// A pattern, taken apart. `context`, `value` and `tail` put together are `whole`.
 pub(super) struct Parts {
@@ -34,6 +32,8 @@ pub(super) struct Parts {
     /// What was taken off the front, because a match is complete without it.
     pub(super) lead: Vec<Lead>,
     pub(super) anchor: Option<Anchor>,
+    /// Which bytes a match may have, in lower case.
+    pub(super) alphabet: Vec<bool>,
 }
 
 /// At most so many bytes of a class.
@@ -51,6 +51,8 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
     let mut items = Vec::new();
     flatten(hir, &mut items);
     let lead = strip_lead(&mut items);
+    let mut alphabet = vec![false; 256];
+    items.iter().for_each(|item| add_bytes(item, &mut alphabet));
     let at = items.iter().position(|item| matches!(item.kind(), HirKind::Capture(_)));
     let secret = at.filter(|_| groups == 1).and_then(|at| {
         let sub = capture(items.get(at)?)?.sub.clone();
@@ -69,15 +71,16 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
             context_max,
             lead,
             anchor: literal::anchor(&items, 0),
+            alphabet,
             whole,
         });
     };
     let tail = items.split_off(at.saturating_add(1));
     let captured = items.pop().unwrap_or_else(Hir::empty);
-    let mut before = items;
-    narrow(&mut before)?;
+    let before = items;
     let context = Hir::concat(before.clone());
     let context_max = context.properties().maximum_len().unwrap_or(MAX_CONTEXT_BYTES);
+    let context_max = context_max.min(MAX_CONTEXT_BYTES);
     let has_tail = tail.iter().any(|item| item.properties().maximum_len() != Some(0));
     let zero_width = context_max == 0;
     let with = |items: &[Hir], middle: Hir, rest: &[Hir]| {
@@ -97,6 +100,7 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
         context_max,
         lead,
         anchor: literal::anchor(&items, if zero_width { 0 } else { context_items }),
+        alphabet,
         whole,
     })
 }
@@ -139,37 +143,23 @@ fn lead(item: &Hir) -> Option<Lead> {
     Some(Lead { bytes, max: max.min(limits::LOOK_BEHIND_BYTES) })
 }
 
-/// Narrows repetitions until the items have at most `MAX_CONTEXT_BYTES`.
-fn narrow(items: &mut [Hir]) -> Result<(), String> {
-    let fits = |items: &[Hir]| {
-        let total = items.iter().try_fold(0_usize, |sum, item| {
-            Some(sum.saturating_add(item.properties().maximum_len()?))
-        });
-        total.is_some_and(|total| total <= MAX_CONTEXT_BYTES)
+fn add_bytes(hir: &Hir, alphabet: &mut [bool]) {
+    let mut add = |byte: u8| {
+        if let Some(is_in) = alphabet.get_mut(usize::from(byte.to_ascii_lowercase())) {
+            *is_in = true;
+        }
     };
-    for limit in NARROWER {
-        if fits(items) {
-            return Ok(());
-        }
-        for item in &mut *items {
-            *item = narrowed(item, limit);
-        }
-    }
-    if fits(items) { Ok(()) } else { Err("too much may stand before the secret".to_owned()) }
-}
-
-fn narrowed(hir: &Hir, limit: u32) -> Hir {
     match hir.kind() {
-        HirKind::Repetition(repetition) => Hir::repetition(Repetition {
-            min: repetition.min,
-            max: Some(repetition.max.unwrap_or(limit).min(limit.max(repetition.min))),
-            greedy: repetition.greedy,
-            sub: Box::new(narrowed(&repetition.sub, limit)),
-        }),
-        HirKind::Concat(subs) => Hir::concat(subs.iter().map(|s| narrowed(s, limit)).collect()),
-        HirKind::Alternation(subs) => {
-            Hir::alternation(subs.iter().map(|s| narrowed(s, limit)).collect())
+        HirKind::Empty | HirKind::Look(_) => {}
+        HirKind::Literal(literal) => literal.0.iter().for_each(|byte| add(*byte)),
+        HirKind::Class(Class::Bytes(class)) => {
+            class.ranges().iter().flat_map(|range| range.start()..=range.end()).for_each(add);
         }
-        _ => hir.clone(),
+        HirKind::Class(Class::Unicode(_)) => (0..=u8::MAX).for_each(add),
+        HirKind::Repetition(repetition) => add_bytes(&repetition.sub, alphabet),
+        HirKind::Capture(capture) => add_bytes(&capture.sub, alphabet),
+        HirKind::Concat(subs) | HirKind::Alternation(subs) => {
+            subs.iter().for_each(|sub| add_bytes(sub, alphabet));
+        }
     }
 }

@@ -68,7 +68,9 @@ impl Prefilter {
                     let entry = Entry { rule, first: around.saturating_add(longest), last };
                     words.entry(word).or_default().push(entry);
                 }
-                early.push((rule, around.saturating_add(longest)));
+                if compiled.is_inside {
+                    early.push((rule, around.saturating_add(longest)));
+                }
                 continue;
             };
             let mut literals: Vec<Vec<u8>> = anchor

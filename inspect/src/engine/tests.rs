@@ -63,6 +63,7 @@ fn rules() -> Vec<Rule> {
         rule("hex", Contextual, r"\b[a-f0-9]{24}\b", &["heroku"]),
         rule("branches", Prefixed, r"(?:AC=([a-f0-9]{8})|SK=([A-F0-9]{8,}))\b", &[]),
         rule("anywhere", Prefixed, r"\b[0-9]{9}\b", &[]),
+        rule("wide", Contextual, r"dbconn.*pw=([a-z0-9]{6,40})\b", &["dbconn"]),
         rule("two", Prefixed, r"\bxox[ab]-(?:\d-)?[0-9a-zA-Z]{8,48}", &["xoxa", "xoxb"]),
     ]
 }
@@ -106,6 +107,7 @@ fn examples() -> Vec<(String, String)> {
         one("use {} here", "hunter2hunter2"),
         one("use {} here", "hunter2hunter2-long"),
         one("token={}", "hunter2hunter2"),
+        one("dbconn pw=abc with more pw={};", "0123456789"),
         one("slack {} ok", "xoxb-1-abcdefgh0123"),
     ]
 }
@@ -250,6 +252,37 @@ fn a_long_value_is_replaced_and_dropped_to_its_end() {
     let endless = format!("a {}", "sk-".to_owned() + &"x".repeat(limits::MAX_VALUE_BYTES + 100));
     let found = engine.find(endless.as_bytes(), &known());
     assert_eq!(found[0].span, 2..2 + limits::MAX_VALUE_BYTES);
+}
+
+/// Were it quadratic, each of these would take minutes.
+#[test]
+fn texts_made_to_be_slow_take_linear_time() {
+    let engine = engine();
+    for part in [
+        "password=",
+        "token ",
+        "secret:x",
+        "a://a:",
+        "-----BEGIN PRIVATE KEY-----",
+        "eyJ",
+        "sk-",
+        "a",
+        "0",
+        "heroku 0",
+        "deadbeef",
+        "ghp_",
+        "1-us",
+        "api_key=a",
+        "AC=",
+        "xoxb-1-",
+        "hunter2",
+    ] {
+        let text = part.repeat(200_000 / part.len());
+        let text = text.as_bytes();
+        let parts: Vec<&[u8]> = text.chunks(1000).collect();
+        let leaves = pieces(&engine, &parts, End::Complete);
+        assert!(show(&leaves) == whole(&engine, text), "{part}");
+    }
 }
 
 #[test]
