@@ -13,6 +13,7 @@ mod text;
 
 use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::engine::{By, Engine, Match};
 use crate::judge::{Found, Judge, Location, Verdict};
 use crate::known::Known;
@@ -65,6 +66,8 @@ pub struct Masker<'a> {
     pub judge: &'a mut dyn Judge,
     /// Where the bytes stand.
     pub at: Location,
+    /// What was clean before.
+    cache: Option<&'a Cache>,
     /// Bytes that may still be decoded.
     left: usize,
     /// Encodings around what is searched now.
@@ -74,7 +77,14 @@ pub struct Masker<'a> {
 impl<'a> Masker<'a> {
     /// For one message, at its top.
     pub fn new(engine: &'a Engine, known: &'a Known, judge: &'a mut dyn Judge) -> Self {
-        Self { engine, known, judge, at: Location::default(), left: MAX_DECODED_BYTES, depth: 0 }
+        let (at, left) = (Location::default(), MAX_DECODED_BYTES);
+        Self { engine, known, judge, at, cache: None, left, depth: 0 }
+    }
+
+    /// Skips long strings of JSON in which nothing was found before.
+    #[must_use]
+    pub fn with_cache(self, cache: &'a Cache) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// Masks a text of any kind, in all its views; JSON as such. None: nothing changes.

@@ -27,11 +27,21 @@ impl Masker<'_> {
         let mut view = View::default();
         let mut inner = Vec::new();
         let mut shown = Vec::with_capacity(tokens.len());
+        let mut fresh = Vec::new();
         let mut from = 0;
-        for token in tokens {
+        for (nth, token) in tokens.iter().enumerate() {
             let span = token.span();
             view.copy(text, from..span.start);
             from = span.end;
+            let before = nth.checked_sub(1).and_then(|nth| tokens.get(nth));
+            if let Some(cache) = self.cache
+                && let Some(name) = cache.name(self.engine, self.known, named(text, before, &span))
+            {
+                if cache.is_clean(&name) {
+                    continue;
+                }
+                fresh.push((span.clone(), name));
+            }
             if let Some(document) = document_in(text, *token) {
                 inner.push(document);
                 continue;
@@ -52,6 +62,10 @@ impl Masker<'_> {
             outcome.add(found.through_as(&view, Style::Backslash));
         }
         outcome.merge();
+        if let Some(cache) = self.cache {
+            let clean = outcome.misses(fresh);
+            clean.iter().for_each(|name| cache.note_clean(name));
+        }
         Ok(outcome)
     }
 
@@ -88,6 +102,16 @@ impl Masker<'_> {
         outcome.merge();
         Ok(outcome)
     }
+}
+
+/// A string with the one just before it, which is its name: a word in it may be what a rule wants.
+fn named<'t>(text: &'t [u8], before: Option<&Token>, span: &Range<usize>) -> &'t [u8] {
+    const MAX_NAME_BYTES: usize = 64;
+    const MAX_BETWEEN_BYTES: usize = 8;
+    let before = before.map(|token| token.span());
+    let name = before
+        .filter(|name| name.len() <= MAX_NAME_BYTES && name.end + MAX_BETWEEN_BYTES > span.start);
+    text.get(name.map_or(span.start, |name| name.start)..span.end).unwrap_or_default()
 }
 
 fn document_in(text: &[u8], token: Token) -> Option<Inner> {
@@ -136,6 +160,23 @@ impl Outcome {
     fn add(&mut self, other: Self) {
         self.edits.extend(other.edits);
         self.hits.extend(other.hits);
+    }
+
+    /// Those in whose span nothing was found.
+    fn misses<T>(&mut self, all: Vec<(Range<usize>, T)>) -> Vec<T> {
+        self.hits.sort_by_key(|hit| hit.end);
+        let mut starts: Vec<_> = self.hits.iter().map(|hit| hit.start).collect();
+        // Of each hit and those that end later.
+        let mut first = usize::MAX;
+        for start in starts.iter_mut().rev() {
+            first = first.min(*start);
+            *start = first;
+        }
+        let missed = |span: &Range<usize>| {
+            let after = self.hits.partition_point(|hit| hit.end <= span.start);
+            starts.get(after).is_none_or(|start| *start >= span.end)
+        };
+        all.into_iter().filter(|(span, _)| missed(span)).map(|(_, found)| found).collect()
     }
 
     fn through_as(self, view: &View, style: Style) -> Self {

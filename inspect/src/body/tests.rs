@@ -286,6 +286,44 @@ fn binary_bodies_lose_what_has_a_prefix_and_no_more() {
 }
 
 #[test]
+fn what_was_clean_is_skipped_and_nothing_else() {
+    let (engine, known, cache) = (engine(), Known::default(), Cache::default());
+    let filling = "some text\n".repeat(50);
+    let content = |secret: &str| format!("{filling}{}{filling}", lenses_in(secret));
+    let body = |texts: &[&str]| {
+        let all: Vec<_> = texts.iter().map(|text| json!({ "text": content(text) })).collect();
+        json!({ "messages": all }).to_string()
+    };
+    let mask = |known: &Known, body: &str| {
+        let mut judge = Replace::new();
+        let mut masker = Masker::new(&engine, known, &mut judge).with_cache(&cache);
+        let new = masker.text(body.as_bytes()).unwrap();
+        let left = masker.left;
+        (new.map(|new| String::from_utf8(new).unwrap()), left, judge.seen.len())
+    };
+    let cold = mask(&known, &body(&["one", "two"]));
+    let warm = mask(&known, &body(&["one", "two"]));
+    assert_eq!((&cold.0, &warm.0), (&None, &None));
+    assert!(warm.1 > cold.1, "what is skipped is not decoded");
+    // The same place, other text; and found again whenever it is sent again.
+    for _ in 0..2 {
+        let (new, _, seen) = mask(&known, &body(&["one", TOKEN]));
+        assert_eq!((new, seen), (Some(body(&["one", PLACEHOLDER])), 1));
+    }
+    // What becomes known later.
+    let later = Known::new([(1, b"of 'one'".to_vec())]);
+    assert_eq!(mask(&later, &body(&["one", "two"])).2, 1);
+    // The same value behind another name.
+    let named = |name: &str| json!({ name: format!("hunter2hunter2 {filling}") }).to_string();
+    assert_eq!(mask(&known, &named("comment")).2, 0);
+    assert_eq!(mask(&known, &named("password")).2, 1);
+}
+
+fn lenses_in(secret: &str) -> String {
+    String::from_utf8(lenses::base64(format!("the text of '{secret}'\n").as_bytes())).unwrap()
+}
+
+#[test]
 fn verdicts_are_obeyed_and_bounds_hold() {
     let (engine, known) = (engine(), Known::default());
     let wire = surroundings(TOKEN);

@@ -2,21 +2,27 @@
 //! comments, indentation.
 //!
 //! - input: a text
-//! - output: a view of the key blocks in it, without the prefixes of their lines
+//! - output: a view of what in it goes over lines, without their prefixes
 //! - bound: [`MAX_LINES`] for each block; linear in the text
 //! - on failure: none if there is no such block
 
 use std::ops::Range;
 
-use memchr::{memchr, memmem, memrchr};
+use memchr::{memchr, memchr_iter, memmem, memrchr};
 
 use super::View;
 
-/// Key blocks (`-----BEGIN`) whose lines have prefixes.
+/// Key blocks (`-----BEGIN`) whose lines have prefixes, and lines that only the next one completes.
 pub(crate) fn blocks(text: &[u8]) -> Option<View> {
     let mut view = View::default();
+    keys(text, &mut view);
+    open_lines(text, &mut view);
+    (!view.text.is_empty()).then_some(view)
+}
+
+fn keys(text: &[u8], view: &mut View) {
     let mut from = 0;
-    while let Some(found) = memmem::find(text.get(from..)?, b"-----BEGIN") {
+    while let Some(found) = memmem::find(text.get(from..).unwrap_or_default(), b"-----BEGIN") {
         let begin = from + found;
         from = begin + 1;
         let prefix = prefix(text, begin);
@@ -37,7 +43,38 @@ pub(crate) fn blocks(text: &[u8]) -> Option<View> {
             lines.into_iter().for_each(|line| view.copy(text, line));
         }
     }
-    (!view.text.is_empty()).then_some(view)
+}
+
+/// `<name>`, `name =`, and on the next line the value; only where tools put something before both.
+fn open_lines(text: &[u8], view: &mut View) {
+    let mut start = 0;
+    for newline in memchr_iter(b'\n', text) {
+        let line = start..newline;
+        start = newline + 1;
+        let content = text.get(line.clone()).unwrap_or_default();
+        let content = content.strip_suffix(b"\r").unwrap_or(content);
+        if !matches!(content.last(), Some(b'>' | b'=' | b':' | b'(')) {
+            continue;
+        }
+        let behind = line.start + sign(content);
+        if behind > line.start
+            && let Some(next) = like(text, line.start..behind, start)
+        {
+            view.copy(text, behind..start);
+            view.copy(text, next..line_end(text, next));
+        }
+    }
+}
+
+/// The length of what `cat -n`, `grep -n`, `diff` or mail put before a line.
+fn sign(line: &[u8]) -> usize {
+    let after = numbered(line).and_then(<[u8]>::split_first);
+    match (after, line) {
+        (Some((b'\t' | b':' | b'|' | b'-', rest)), _) => line.len() - rest.len(),
+        (_, [b'>', b' ', ..]) => 2,
+        (_, [b'+' | b'-' | b'>', ..]) => 1,
+        _ => 0,
+    }
 }
 
 /// What stands before `at` on its line.
@@ -82,6 +119,15 @@ const MAX_LINES: usize = 1000;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_and_its_value_on_the_next_line_are_seen_together() {
+        for wire in ["   9\t<key>\n  10\t  value\n  11\t</key>\n", "+<key>\n+  value\n+</key>\n"] {
+            let view = blocks(wire.as_bytes()).unwrap();
+            assert!(view.text.starts_with(b"<key>\n  value\n"), "{wire}");
+        }
+        assert!(blocks(b"<key>\n  value\n</key>\n").is_none());
+    }
 
     #[test]
     fn prefixes_of_key_blocks_go() {

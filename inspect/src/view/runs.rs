@@ -174,7 +174,10 @@ fn region(text: &[u8], mut lines: Vec<Range<usize>>) -> Option<Region> {
     let (start, end) = (lines.first()?.start, lines.last()?.end);
     let rest = text.get(end..)?;
     let padding = rest.iter().take(2).take_while(|byte| **byte == b'=').count();
-    let url = digits.iter().any(|byte| matches!(byte, b'-' | b'_'));
+    // Without padding it is the URL-safe alphabet, if nothing says otherwise.
+    let standard = digits.iter().any(|byte| matches!(byte, b'+' | b'/'));
+    let url = !standard && padding == 0 && !count.is_multiple_of(4)
+        || digits.iter().any(|byte| matches!(byte, b'-' | b'_'));
     let dotted = rest.first() == Some(&b'.') || text.get(..start)?.last() == Some(&b'.');
     let padded = if count.is_multiple_of(4) { !url && !dotted } else { padding > 0 };
     let span = start..end + if stray == 0 { padding } else { 0 };

@@ -23,7 +23,12 @@ pub(crate) fn lines(text: &[u8]) -> Option<View> {
         if escape(text, at).is_some() {
             let head = text.get(..at).unwrap_or_default();
             let start = memrchr(b'\n', head).map_or(0, |newline| newline + 1);
-            from = line(text, start, view.get_or_insert_default());
+            let view = view.get_or_insert_default();
+            from = line(text, start, view);
+            // `&lt;name&gt;`, and the value on the next line.
+            if matches!(view.text.trim_ascii_end().last(), Some(b'>' | b'=' | b':' | b'(')) {
+                from = line(text, from, view);
+            }
         }
     }
     view
@@ -233,6 +238,7 @@ mod tests {
 
     #[test]
     fn only_lines_with_escapes_are_seen() {
+        assert_eq!(seen("plain\n&lt;key&gt;\n  value\nplain\n"), "<key>\n  value\n");
         assert_eq!(seen("plain\n100% & more\\q\r\nends in \\"), "");
         assert_eq!(
             seen("plain\nan \\\"escape\\\" here\nplain\nand%20here"),
