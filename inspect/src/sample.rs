@@ -95,12 +95,21 @@ pub fn harmless(definition: &Definition, random: &mut Random) -> Vec<String> {
         let same = draw(pattern, random, Choice::First).map(|drawn| drawn.text);
         values.extend(same.filter(|text| draw::has_run(text)));
     }
-    values.extend(STAND_INS.map(str::to_owned));
-    let embedded = values.iter().flat_map(|value| {
-        Surroundings::ALL
-            .map(|place| embed(definition, &name, value, &(0..value.len()), place).text)
-    });
-    embedded.collect()
+    let mut texts = stand_ins(definition, random);
+    texts.extend(values.iter().flat_map(|value| in_all_places(definition, &name, value)));
+    texts
+}
+
+/// Texts in which something stands for a secret of the rule; no rule finds anything in them.
+pub fn stand_ins(definition: &Definition, random: &mut Random) -> Vec<String> {
+    let Some(value) = &definition.value else { return Vec::new() };
+    let shortest = draw(value, random, Choice::Shortest).map(|drawn| drawn.text);
+    let name = name(definition, random, &shortest.unwrap_or_default());
+    STAND_INS.iter().flat_map(|value| in_all_places(definition, &name, value)).collect()
+}
+
+fn in_all_places(definition: &Definition, name: &str, value: &str) -> [String; 4] {
+    Surroundings::ALL.map(|place| embed(definition, name, value, &(0..value.len()), place).text)
 }
 
 /// What the value is assigned to.

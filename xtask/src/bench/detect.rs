@@ -98,7 +98,7 @@ fn samples() -> Result<Vec<Group>> {
         groups.push(Group::new(
             &definition.id,
             secrets,
-            sample::harmless(&definition, &mut random),
+            sample::stand_ins(&definition, &mut random),
         ));
     }
     Ok(groups)
