@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! rule, filter, import  what a secret looks like
-//! own                   weir's rules, and operators'
+//! own, sample           weir's rules, and operators'; made-up secrets of them
 //! engine                finds matches in one text, whole or growing (Channel)
 //! known, encodings      exact values, in all encodings
 //! cache                 what was found in texts that come again
@@ -34,6 +34,7 @@ pub mod own;
 pub mod pattern;
 pub mod placeholder;
 pub mod rule;
+pub mod sample;
 pub mod stream;
 pub mod vault;
 mod view;

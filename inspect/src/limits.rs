@@ -39,3 +39,5 @@ pub const MAX_RULE_FILE_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_RULES: usize = 4096;
 /// Bytes of all automata of a rule file together.
 pub const MAX_RULE_SET_BYTES: usize = 128 * 1024 * 1024;
+/// Texts, and matches in them, that are remembered in case they come again: about 100 bytes each.
+pub const MAX_CACHED: usize = 64 * 1024;

@@ -52,6 +52,13 @@ impl Default for Checks {
     }
 }
 
+impl Checks {
+    /// Whether a value in which one byte is repeated is dropped.
+    pub(crate) fn drops_runs(&self) -> bool {
+        self.placeholders
+    }
+}
+
 /// [`Checks`], compiled.
 #[derive(Clone, Debug)]
 pub(crate) struct Checker {
