@@ -99,7 +99,7 @@ pub const PROMPT_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// Sessions that are remembered to have had one.
 pub const MAX_PROMPTS: usize = 256;
 /// A refused request waits so long for the code that it is to show.
-pub const PROMPT_PATIENCE: Duration = Duration::from_secs(3);
+pub const PROMPT_PATIENCE: Duration = Duration::from_secs(5);
 /// Login sessions are looked at so often.
 pub const SESSION_LOOK: Duration = Duration::from_secs(10);
 /// Refreshes that run at once.
