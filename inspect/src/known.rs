@@ -34,8 +34,9 @@ const BITS_PER_PATTERN: usize = 32;
 /// A set of known values. Cheap to clone and to search.
 #[derive(Clone, Default)]
 pub struct Known {
-    /// Joined sets, each searched by itself.
+    /// 0 of the empty set.
     number: u64,
+    /// Joined sets, each searched by itself.
     sets: Vec<Arc<Set>>,
     loose: Vec<Arc<Loose>>,
 }
@@ -80,16 +81,16 @@ impl Known {
             value.zeroize();
         }
         let set = Set::of(patterns);
-        Self::of(set.map(Arc::new).into_iter().collect(), Vec::new())
+        Self::made_of(set.map(Arc::new).into_iter().collect(), Vec::new())
     }
 
     /// A set of placeholders, which are found also in another case, with backslashes, and wrapped over
     /// lines.
     pub fn placeholders(values: impl IntoIterator<Item = (u32, Vec<u8>)>) -> Self {
-        Self::of(Vec::new(), Loose::new(values).map(Arc::new).into_iter().collect())
+        Self::made_of(Vec::new(), Loose::new(values).map(Arc::new).into_iter().collect())
     }
 
-    fn of(sets: Vec<Arc<Set>>, loose: Vec<Arc<Loose>>) -> Self {
+    fn made_of(sets: Vec<Arc<Set>>, loose: Vec<Arc<Loose>>) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let is_empty = sets.is_empty() && loose.is_empty();
         let number = if is_empty { 0 } else { NUMBERS.fetch_add(1, Ordering::Relaxed) };

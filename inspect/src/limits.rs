@@ -29,8 +29,6 @@ pub const MAX_PATTERN_BYTES: usize = 32 * 1024;
 pub const MAX_PATTERN_NESTING: u32 = 100;
 /// Bytes of the automaton that one pattern, or one list of patterns, compiles to.
 pub const MAX_COMPILED_BYTES: usize = 4 * 1024 * 1024;
-/// Texts, and matches in them, that are remembered in case they come again: about 100 bytes each.
-pub const MAX_CACHED: usize = 64 * 1024;
 /// Bytes of all automata of one filter.
 pub const MAX_FILTER_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of a rule file.

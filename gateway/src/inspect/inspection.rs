@@ -51,9 +51,6 @@ pub enum InspectError {
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
-    /// A file of rules.
-    #[error("inspect: {0}")]
-    Rules(#[from] rules::RulesError),
 }
 
 /// Everything but the scopes is fixed when the gateway starts.
