@@ -252,6 +252,7 @@ impl Work {
         match record {
             Record::Flow(row) => self.append(row.as_ref()),
             Record::Exchange(row, bodies, findings) => {
+                RecordStats::add(&self.shared.stats.findings, u64::from(row.findings));
                 findings.iter().for_each(|finding| self.append(finding));
                 self.write_exchange(*row, bodies);
             }
