@@ -392,6 +392,8 @@ impl Work {
     }
 
     fn publish(&mut self) {
+        let is_normal = self.spool.level() == Level::Normal;
+        self.shared.no_bodies.store(!is_normal, Ordering::Relaxed);
         let gate = match self.spool.level() {
             _ if self.spool.failure().is_some() => Gate::Failed,
             Level::Full => Gate::Full,
