@@ -8,7 +8,7 @@
 //!   what is lost all the same is counted and told by a gap row
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 use tokio::time::timeout;
@@ -122,6 +122,8 @@ struct Shared {
     stats: RecordStats,
     bodies: BodyBudget,
     max_body_bytes: usize,
+    /// The spool takes no bodies now: nobody has to mask them.
+    no_bodies: AtomicBool,
 }
 
 impl Shared {
@@ -249,6 +251,7 @@ pub fn start(
         stats: RecordStats::default(),
         bodies: BodyBudget::new(config.record.max_memory_bytes),
         max_body_bytes: config.record.max_body_bytes,
+        no_bodies: AtomicBool::new(false),
     });
     let (queue, records) = mpsc::channel(limits::MAX_OPEN_RECORDS);
     let work = writer::Work::new(spool, producer.boot_id, clock, Arc::clone(&shared));

@@ -132,7 +132,10 @@ impl Work {
     }
 
     fn mask(&self, job: Job) {
-        if self.end.is_some_and(|end| Instant::now() >= end) {
+        // Rows that wait here must not outgrow what is left of a spool that fills up.
+        let is_late = self.end.is_some_and(|end| Instant::now() >= end);
+        if is_late || self.shared.no_bodies.load(Ordering::Relaxed) {
+            RecordStats::add(&self.shared.stats.bodies_dropped, job.bodies.len() as u64);
             return job.without_bodies();
         }
         let Job { permit, mut row, bodies, looking } = job;

@@ -252,6 +252,7 @@ impl Work {
         match record {
             Record::Flow(row) => self.append(row.as_ref()),
             Record::Exchange(row, bodies, findings) => {
+                RecordStats::add(&self.shared.stats.findings, u64::from(row.findings));
                 findings.iter().for_each(|finding| self.append(finding));
                 self.write_exchange(*row, bodies);
             }
@@ -391,6 +392,8 @@ impl Work {
     }
 
     fn publish(&mut self) {
+        let is_normal = self.spool.level() == Level::Normal;
+        self.shared.no_bodies.store(!is_normal, Ordering::Relaxed);
         let gate = match self.spool.level() {
             _ if self.spool.failure().is_some() => Gate::Failed,
             Level::Full => Gate::Full,

@@ -6,7 +6,7 @@ use weir_gateway::config::inspect::{KnownValue, Mode};
 use weir_tests::gateway::{DST, NAME};
 
 use crate::masking::{nothing_recorded, route, token};
-use crate::wire::{PATIENCE, https_origin_with, say, until};
+use crate::wire::{PATIENCE, https_origin_with, rest, say, until};
 
 const TEXT: u8 = 1;
 const CONTINUATION: u8 = 0;
@@ -87,6 +87,8 @@ async fn messages_are_masked_on_their_way_up() {
     assert_eq!(read_message(&mut client).await, "hello");
     client.write_all(&frame(FIN | CLOSE, &1000_u16.to_be_bytes())).await.unwrap();
     assert_eq!(read_frame(&mut client).await.0, FIN | CLOSE);
+    client.shutdown().await.unwrap();
+    assert!(rest(&mut client).await.is_empty());
     drop(client);
     gateway.quiet().await;
     let recorded = gateway.shutdown().await;
@@ -129,8 +131,8 @@ async fn a_known_value_closes_the_connection() {
     assert_eq!(read_message(&mut client).await, "hello");
     let text = b"a correct horse battery staple 77 b";
     client.write_all(&frame(FIN | TEXT, text)).await.unwrap();
-    let rest = crate::wire::rest(&mut client).await;
-    assert!(!rest.windows(7).any(|bytes| bytes == b"battery"), "{rest:?}");
+    let last = rest(&mut client).await;
+    assert!(!last.windows(7).any(|bytes| bytes == b"battery"), "{last:?}");
     drop(client);
     gateway.quiet().await;
     let recorded = gateway.shutdown().await;
