@@ -178,6 +178,24 @@ fn names_in_json_are_context_and_only_values_change() {
 }
 
 #[test]
+fn matches_and_regions_do_not_cut_escapes() {
+    let inner = |secret: &str| json!({ "x": format!("password=\"{secret}\"\n") }).to_string();
+    let escaped = |secret: &str| format!("let a = {};", Value::from(inner(secret)));
+    assert_eq!(text(&escaped("hunter2hunter2")), escaped(PLACEHOLDER));
+    let packed = |secret: &str| {
+        let digits = lenses::base64_lines(surroundings(secret).as_bytes());
+        let digits = String::from_utf8(digits).unwrap();
+        [
+            digits.replace('\n', "\\n"),
+            digits.replace('\n', "%0A").replace('+', "%2B").replace('=', "%3D"),
+        ]
+    };
+    for (wire, expected) in packed(TOKEN).iter().zip(packed(PLACEHOLDER)) {
+        assert_eq!(text(&format!("x = '{wire}'")), format!("x = '{expected}'"));
+    }
+}
+
+#[test]
 fn places_are_named() {
     let arguments = json!({ "command": format!("curl -H {TOKEN}") }).to_string();
     let body = json!({ "messages": [{ "content": "x" }, { "arguments": arguments }] }).to_string();

@@ -6,7 +6,7 @@
 //! - on failure: [`Error`]
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::{Error, Masker};
@@ -131,16 +131,21 @@ impl Masker<'_> {
         how: How<'_>,
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
+        let lost = overreaching(layers.text, &together);
+        let mut nth = 0;
+        together.retain(|_| {
+            nth += 1;
+            !lost.contains(&(nth - 1))
+        });
         let start = together.iter().map(|c| c.place.span.start).min().unwrap_or(0);
         let end = together.iter().map(|c| c.place.span.end).max().unwrap_or(0);
         together.sort_by_key(|c| (Reverse(c.place.span.len()), c.tier, c.layer));
-        let mut judged: Vec<Range<usize>> = Vec::new();
+        let mut judged = BTreeSet::new();
         for candidate in together {
             let Candidate { layer, place, found, .. } = candidate;
-            if judged.contains(&place.span) {
+            if !judged.insert((place.span.start, place.span.end)) {
                 continue;
             }
-            judged.push(place.span.clone());
             let value = layers.text(layer).get(found.span.clone()).unwrap_or_default();
             let path = how.path.map(|path| path(place.span.start));
             let steps = path.into_iter().chain(layers.steps(layer).map(str::to_owned));
@@ -162,33 +167,46 @@ impl Masker<'_> {
         how: How<'_>,
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
+        let mut regions = Vec::new();
+        for layer in 0..layers.all.len() {
+            for region in runs::regions(layers.text(layer)) {
+                let place = layers.place(layer, region.span.clone());
+                regions.push((place, layer, region));
+            }
+        }
+        // Of those that overlap, first the one that explains most: a layer may show only pieces.
+        regions.sort_by_key(|(place, ..)| place.span.start);
+        let mut end = 0;
+        for together in regions.chunk_by_mut(|(one, ..), (next, ..)| {
+            end = one.span.end.max(end);
+            next.span.start < end
+        }) {
+            together.sort_by_key(|(place, layer, _)| (Reverse(place.span.len()), *layer));
+        }
         let mut inner_edits = Vec::new();
         let mut seen = BTreeMap::new();
-        for layer in 0..layers.all.len() {
+        for (place, layer, region) in regions {
             let text = layers.text(layer);
-            for region in runs::regions(text) {
-                let place = layers.place(layer, region.span.clone());
-                let Range { start, end } = place.span;
-                let before = outcome.edits.partition_point(|edit| edit.span.start <= start);
-                let before = before.checked_sub(1).and_then(|at| outcome.edits.get(at));
-                let replaced = before.is_some_and(|edit| end <= edit.span.end);
-                if replaced || seen.range(..end).next_back().is_some_and(|(_, e)| *e > start) {
-                    continue;
-                }
-                self.spend(region.bytes.len())?;
-                let path = how.path.map(|path| path(start));
-                let steps = path.into_iter().chain(layers.steps(layer).map(str::to_owned));
-                let inner = self.located(steps, |masker| {
-                    masker.nested(region.code.name(), |masker| masker.bytes(&region.bytes, true))
-                })?;
-                if inner.hits.is_empty() {
-                    continue;
-                }
-                seen.insert(start, end);
-                if !inner.edits.is_empty() {
-                    let with = region.encode(text, &splice(&region.bytes, &inner.edits));
-                    inner_edits.push(Edit { span: start..end, with: place.encode(with) });
-                }
+            let Range { start, end } = place.span;
+            let before = outcome.edits.partition_point(|edit| edit.span.start <= start);
+            let before = before.checked_sub(1).and_then(|at| outcome.edits.get(at));
+            let replaced = before.is_some_and(|edit| end <= edit.span.end);
+            if replaced || seen.range(..end).next_back().is_some_and(|(_, e)| *e > start) {
+                continue;
+            }
+            self.spend(region.bytes.len())?;
+            let path = how.path.map(|path| path(start));
+            let steps = path.into_iter().chain(layers.steps(layer).map(str::to_owned));
+            let inner = self.located(steps, |masker| {
+                masker.nested(region.code.name(), |masker| masker.bytes(&region.bytes, true))
+            })?;
+            if inner.hits.is_empty() {
+                continue;
+            }
+            seen.insert(start, end);
+            if !inner.edits.is_empty() {
+                let with = region.encode(text, &splice(&region.bytes, &inner.edits));
+                inner_edits.push(Edit { span: start..end, with: place.encode(with) });
             }
         }
         outcome.hits.extend(seen.into_iter().map(|(start, end)| start..end));
@@ -197,6 +215,31 @@ impl Masker<'_> {
         Ok(())
     }
 }
+
+/// Matches that took escapes for a part of the value: the same rule, where they are decoded, stops
+/// before one.
+fn overreaching(text: &[u8], together: &[Candidate]) -> BTreeSet<usize> {
+    let mut lost = BTreeSet::new();
+    if (2..=MAX_TOGETHER).contains(&together.len()) {
+        for (nth, one) in together.iter().enumerate() {
+            let stops = |other: &Candidate| {
+                let (outer, inner) = (&one.place.span, &other.place.span);
+                one.layer < other.layer
+                    && one.found.by == other.found.by
+                    && outer.start <= inner.start
+                    && inner.end < outer.end
+                    && matches!(text.get(inner.end), Some(b'\\' | b'&'))
+            };
+            if together.iter().any(stops) {
+                lost.insert(nth);
+            }
+        }
+    }
+    lost
+}
+
+/// Matches that are compared with each other.
+const MAX_TOGETHER: usize = 64;
 
 impl Outcome {
     /// Puts edits in order. Of those that overlap, all that they cover is replaced by the first.

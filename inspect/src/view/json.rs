@@ -170,6 +170,7 @@ pub(crate) struct Paths<'t> {
     at: usize,
     stack: Vec<Step>,
     name: Range<usize>,
+    restarts: usize,
 }
 
 enum Step {
@@ -179,13 +180,17 @@ enum Step {
 
 impl<'t> Paths<'t> {
     pub(crate) fn new(text: &'t [u8]) -> Self {
-        Self { text, at: start(text), stack: Vec::new(), name: 0..0 }
+        Self { text, at: start(text), stack: Vec::new(), name: 0..0, restarts: 0 }
     }
 
     /// The path to the string or number at `place`: `$.messages[0].content`.
     pub(crate) fn path(&mut self, place: usize) -> String {
         if place < self.at {
-            *self = Self::new(self.text);
+            let restarts = self.restarts + 1;
+            if restarts > MAX_RESTARTS {
+                return "$".to_owned();
+            }
+            *self = Self { restarts, ..Self::new(self.text) };
         }
         self.walk(place);
         let mut path = "$".to_owned();
@@ -234,6 +239,8 @@ const MIN_DIGITS: usize = 8;
 /// Of a path: it is for people.
 const MAX_KEY_BYTES: usize = 64;
 const MAX_STEPS: usize = 32;
+/// Each costs a walk; then places have no names any more.
+const MAX_RESTARTS: usize = 256;
 
 #[cfg(test)]
 mod tests {
