@@ -77,8 +77,8 @@ async fn messages_are_masked_on_their_way_up() {
     let secret = token();
     let (first, second) = secret.split_at(11);
     client.write_all(&frame(TEXT, format!("my {first}").as_bytes())).await.unwrap();
-    let rest = format!("{second} end");
-    client.write_all(&frame(FIN | CONTINUATION, rest.as_bytes())).await.unwrap();
+    let tail = format!("{second} end");
+    client.write_all(&frame(FIN | CONTINUATION, tail.as_bytes())).await.unwrap();
     // the origin says what it got
     let got = read_message(&mut client).await;
     assert!(got.starts_with("my ") && got.ends_with(" end"), "{got}");

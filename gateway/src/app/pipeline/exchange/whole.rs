@@ -124,12 +124,12 @@ mod tests {
                 .with_trailers(async { Some(Ok(HeaderMap::new())) })
         };
         let budget = BodyBudget::new(9);
-        let got = super::read(Box::pin(silent()), 5, &budget).await.expect("read");
+        let got = read(Box::pin(silent()), 5, &budget).await.expect("read");
         assert_eq!((got.data.as_slice(), got.trailers.is_some()), (&b"hello"[..], true));
         assert_eq!(budget.used(), 5);
         drop(got);
         assert_eq!(budget.used(), 0);
-        let over = super::read(Box::pin(silent()), 4, &budget).await;
+        let over = read(Box::pin(silent()), 4, &budget).await;
         assert!(matches!(over, Err(WholeError::TooLarge(4))));
     }
 }
