@@ -18,7 +18,7 @@ use regex_automata::{Anchored, Input, MatchKind};
 
 use super::RuleError;
 use super::automaton::{self, Swallow, Walk};
-use super::literal::Anchor;
+use super::literal::{self, Anchor, Word};
 use super::pattern::{self, Lead, Parts};
 use crate::limits;
 use crate::rule::Rule;
@@ -124,6 +124,7 @@ impl Compiled {
             Some((backtracker.map_err(reason)?, pike.map_err(reason)?))
         };
         let near = Near::new(&rule, anchor.as_ref())?;
+        let anchor = anchor.filter(|anchor| near.is_none() || !has_better_keywords(&rule, anchor));
         let is_in = |byte: u8| alphabet.get(usize::from(byte.to_ascii_lowercase())) == Some(&true);
         let is_inside = rule.keywords.iter().any(|word| word.bytes().all(is_in));
         Ok(Self {
@@ -297,17 +298,26 @@ impl Near {
     fn new(rule: &Rule, anchor: Option<&Anchor>) -> Result<Option<Self>, String> {
         let keywords: Vec<&str> =
             rule.keywords.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
-        let has_keyword = |literal: &Vec<u8>| {
-            let literal = String::from_utf8_lossy(literal);
+        let has_keyword = |word: &Word| {
+            let literal = String::from_utf8_lossy(&word.bytes);
             keywords.iter().any(|word| literal.contains(&word.to_ascii_lowercase()))
         };
-        if keywords.is_empty() || anchor.is_some_and(|a| a.literals.iter().all(has_keyword)) {
+        if keywords.is_empty() || anchor.is_some_and(|a| a.words.iter().all(has_keyword)) {
             return Ok(None);
         }
         let longest = keywords.iter().map(|word| word.len()).max().unwrap_or(0);
         let built = AhoCorasick::builder().ascii_case_insensitive(true).build(&keywords);
         Ok(Some(Self { keywords: built.map_err(reason)?, longest }))
     }
+}
+
+/// Whether looking around every keyword means fewer places than looking at every word.
+fn has_better_keywords(rule: &Rule, anchor: &Anchor) -> bool {
+    let around = (0, 2 * limits::LOOK_BEHIND_BYTES);
+    let words = rule.keywords.iter().filter(|word| !word.is_empty());
+    let words: Vec<Word> =
+        words.map(|word| Word { bytes: word.clone().into_bytes(), lead: around }).collect();
+    literal::cost(&words) < literal::cost(&anchor.words)
 }
 
 fn reason(error: impl ToString) -> String {

@@ -11,7 +11,7 @@ use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::{Anchored, MatchKind, StartKind, dfa};
 
 use super::compiled::Compiled;
-use super::literal::MAX_LITERAL_BYTES;
+use super::literal::{MAX_LITERAL_BYTES, Word};
 use crate::limits;
 
 /// Where a rule may match.
@@ -47,6 +47,13 @@ struct Entry {
     last: Result<usize, usize>,
 }
 
+impl Word {
+    /// What is searched for.
+    fn short(&self) -> Vec<u8> {
+        self.bytes.iter().take(MAX_LITERAL_BYTES).copied().collect()
+    }
+}
+
 impl Prefilter {
     pub(super) fn new(rules: &[Compiled]) -> Result<Self, String> {
         let mut words: BTreeMap<Vec<u8>, Vec<Entry>> = BTreeMap::new();
@@ -73,24 +80,31 @@ impl Prefilter {
                 }
                 continue;
             };
-            let mut literals: Vec<Vec<u8>> = anchor
-                .literals
-                .iter()
-                .map(|l| l.iter().take(MAX_LITERAL_BYTES).copied().collect())
-                .collect();
-            literals.sort();
-            literals.dedup();
-            let (least, most) = anchor.lead;
-            for literal in literals {
-                let (first, last) =
-                    (literal.len().saturating_add(most), literal.len().saturating_add(least));
+            let mut reach = 0_usize;
+            let mut short: Vec<_> =
+                anchor.words.iter().map(|word| (word.short(), word.lead)).collect();
+            short.sort();
+            short.dedup();
+            for (literal, (least, most)) in short {
+                let length = literal.len();
                 if anchor.is_late && most == 0 {
                     open.entry(literal.clone()).or_default().push(rule);
+                } else if anchor.is_late {
+                    reach = reach.max(most.saturating_add(MAX_LITERAL_BYTES));
                 }
-                words.entry(literal).or_default().push(Entry { rule, first, last: Ok(last) });
+                let entries = words.entry(literal).or_default();
+                let (first, last) = (length.saturating_add(most), length.saturating_add(least));
+                let mut same = entries.iter_mut().filter(|entry| entry.rule == rule);
+                match same.find_map(|entry| Some((&mut entry.first, entry.last.as_mut().ok()?))) {
+                    Some(entry) => {
+                        *entry.0 = first.max(*entry.0);
+                        *entry.1 = last.min(*entry.1);
+                    }
+                    None => entries.push(Entry { rule, first, last: Ok(last) }),
+                }
             }
-            if anchor.is_late && most > 0 {
-                early.push((rule, most.saturating_add(MAX_LITERAL_BYTES)));
+            if reach > 0 {
+                early.push((rule, reach));
             }
         }
         let automaton = dfa::DFA::builder()

@@ -387,3 +387,101 @@ proptest! {
         prop_assert_eq!(places(found), places(naive(&engine, text.as_bytes())));
     }
 }
+
+#[test]
+fn diag() {
+    let mut rules = crate::own::rules().unwrap();
+    let own = rules.len();
+    let file = std::fs::read("/root/wt/shared/data/betterleaks.toml").unwrap();
+    let mut imported = crate::import::import(&file).unwrap().rules;
+    imported.retain(|rule| rules.iter().all(|own| own.id != rule.id));
+    rules.append(&mut imported);
+    let engine = Engine::new(rules).unwrap();
+    let mut text = Vec::new();
+    for f in [
+        "../gateway/src/app/pipeline.rs",
+        "../docs/schema.md",
+        "../docs/testing.md",
+        "../gateway/src/config/raw.rs",
+        "../docs/operations.md",
+    ] {
+        text.extend(std::fs::read(f).unwrap());
+    }
+    let mut hits = std::collections::HashMap::new();
+    engine.prefilter.scan(engine.prefilter.start(), &text, 0, |hit| {
+        *hits.entry(hit.rule).or_insert((0usize, 0usize)) = {
+            let e = hits_get(&hits, hit.rule);
+            (e.0 + 1, e.1 + hit.last - hit.first + 1)
+        };
+    });
+    fn hits_get(h: &std::collections::HashMap<usize, (usize, usize)>, r: usize) -> (usize, usize) {
+        h.get(&r).copied().unwrap_or((0, 0))
+    }
+    let mut all: Vec<_> = hits.into_iter().collect();
+    all.sort_by_key(|x| std::cmp::Reverse(x.1.1));
+    println!(
+        "text {} own {own} everywhere {} early {}",
+        text.len(),
+        engine.prefilter.everywhere.len(),
+        engine.prefilter.early.len()
+    );
+    for (r, (n, places)) in all.iter().take(70) {
+        let c = &engine.rules[*r];
+        let a = c.anchor.as_ref();
+        println!(
+            "{} hits={n} places={places} kw={:?} lead={:?} lits={:?}",
+            c.rule.id,
+            c.rule.keywords.iter().take(3).collect::<Vec<_>>(),
+            a.map(|a| a.is_late),
+            a.map(|a| a
+                .words
+                .iter()
+                .take(6)
+                .map(|l| (l.lead, String::from_utf8_lossy(&l.bytes).into_owned()))
+                .collect::<Vec<_>>())
+        );
+    }
+    for text in [&text[..]] {
+        let none = Known::default();
+        engine.find(text, &none);
+        let began = std::time::Instant::now();
+        let found = engine.find(text, &none).len();
+        println!(
+            "FIND {} bytes {:?} found {found} noticed {}",
+            text.len(),
+            began.elapsed(),
+            engine.noticed(text)
+        );
+        let began = std::time::Instant::now();
+        engine.noticed(text);
+        println!("PREFILTER {:?}", began.elapsed());
+        let mut channel = Channel::default();
+        let mut out = Vec::new();
+        let began = std::time::Instant::now();
+        let mut held = Vec::new();
+        for part in text.chunks(4) {
+            channel.push(&engine, &none, part, &mut out);
+            held.push(channel.held());
+        }
+        println!("CHANNEL {:?} per delta", began.elapsed() / held.len() as u32);
+        held.sort();
+        println!(
+            "held p50 {} p90 {} p99 {}",
+            held[held.len() / 2],
+            held[held.len() * 9 / 10],
+            held[held.len() * 99 / 100]
+        );
+    }
+    for (r, reach) in &engine.prefilter.early {
+        println!(
+            "EARLY {} {reach} {:?} ctx {} {}",
+            engine.rules[*r].rule.id,
+            engine.rules[*r].anchor.as_ref().map(|a| a
+                .words
+                .first()
+                .map(|l| (l.lead, String::from_utf8_lossy(&l.bytes).into_owned()))),
+            engine.rules[*r].context_max,
+            engine.rules[*r].rule.pattern.chars().take(150).collect::<String>()
+        );
+    }
+}
