@@ -16,7 +16,9 @@ const MAX_LEAD_BYTES: usize = 80;
 /// Prefixes of so many bytes are not made longer at the cost of many.
 const GOOD_BYTES: usize = 3;
 /// Words of the context are taken up to this cost, even if the secret has better ones.
-const CHEAP: usize = 20_000;
+const CHEAP: usize = 40_000;
+/// Bytes that a context has at most that is only the edge of a word.
+pub(super) const MAX_BOUNDARY_BYTES: usize = 8;
 const MIN_BYTES: usize = 2;
 
 /// Words, one of which is in every match.
@@ -25,6 +27,8 @@ pub(super) struct Anchor {
     pub(super) words: Vec<Word>,
     /// Whether the secret may begin before the end of the word.
     pub(super) is_late: bool,
+    /// Whether the words are what the secret begins with.
+    pub(super) begins_value: bool,
 }
 
 /// A literal in lower case, as far as it is known.
@@ -38,10 +42,25 @@ pub(super) struct Word {
 /// The anchor of a sequence whose first `context` items come before the secret. One in the
 /// context is better: nothing has to be held back before it is seen.
 pub(super) fn anchor(items: &[Hir], context: usize) -> Option<Anchor> {
-    let before = items.get(..context).unwrap_or_default();
-    let early = best(before).filter(|words| cost(words) <= CHEAP);
-    let early = early.map(|words| Anchor { words, is_late: false });
-    early.or_else(|| best(items).map(|words| Anchor { words, is_late: true }))
+    let (before, value) = items.split_at_checked(context).unwrap_or((items, &[]));
+    let length = |items: &[Hir]| {
+        let least = items.iter().map(|item| item.properties().minimum_len().unwrap_or(0)).sum();
+        let most = items.iter().map(|item| item.properties().maximum_len().unwrap_or(usize::MAX));
+        (least, most.fold(0, usize::saturating_add))
+    };
+    if let Some(words) = best(before).filter(|words| cost(words) <= CHEAP) {
+        return Some(Anchor { words, is_late: false, begins_value: false });
+    }
+    let lead = length(before);
+    let words: Vec<Word> = literals(value).into_iter().map(|bytes| Word { bytes, lead }).collect();
+    if lead.1 <= MAX_BOUNDARY_BYTES && is_long_enough(&words) && cost(&words) <= CHEAP {
+        return Some(Anchor { words, is_late: true, begins_value: true });
+    }
+    best(items).map(|words| Anchor { words, is_late: true, begins_value: false })
+}
+
+fn is_long_enough(words: &[Word]) -> bool {
+    words.iter().all(|word| word.bytes.len() >= MIN_BYTES)
 }
 
 /// How many places the words make one look at: in a million bytes of ordinary text, roughly.
@@ -67,8 +86,9 @@ fn best(items: &[Hir]) -> Option<Vec<Word>> {
         let literals = literals(items.get(index..).unwrap_or_default());
         let words = literals.into_iter().map(|bytes| Word { bytes, lead }).collect();
         for words in std::iter::once(words).chain(of_branches(item, lead)) {
-            let is_long_enough = words.iter().all(|word: &Word| word.bytes.len() >= MIN_BYTES);
-            if is_long_enough && best.as_ref().is_none_or(|best| cost(&words) < cost(best)) {
+            let words: Vec<Word> = words;
+            if is_long_enough(&words) && best.as_ref().is_none_or(|best| cost(&words) < cost(best))
+            {
                 best = Some(words);
             }
         }
@@ -103,6 +123,28 @@ fn of_branches(item: &Hir, lead: (usize, usize)) -> Option<Vec<Word>> {
     all.sort();
     all.dedup();
     (all.len() <= MAX_WORDS).then_some(all)
+}
+
+/// Whether a match cannot do without the word, as far as its literals tell.
+pub(super) fn mentions(items: &[Hir], word: &[u8]) -> bool {
+    let says = |literal: Vec<u8>| {
+        literal.windows(word.len()).any(|window| window == word)
+            || literal.len() >= GOOD_BYTES && word.starts_with(&literal)
+    };
+    (0..items.len()).any(|at| {
+        let rest = items.get(at..).unwrap_or_default();
+        literals(rest).into_iter().any(says)
+            || match rest.first().map(Hir::kind) {
+                Some(HirKind::Concat(subs) | HirKind::Alternation(subs)) => mentions(subs, word),
+                Some(HirKind::Capture(capture)) => {
+                    mentions(std::slice::from_ref(&*capture.sub), word)
+                }
+                Some(HirKind::Repetition(repetition)) => {
+                    mentions(std::slice::from_ref(&*repetition.sub), word)
+                }
+                _ => false,
+            }
+    })
 }
 
 /// A growing set of prefixes.
