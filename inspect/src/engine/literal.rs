@@ -15,8 +15,10 @@ const MAX_WORDS: usize = 512;
 const MAX_LEAD_BYTES: usize = 80;
 /// Prefixes of so many bytes are not made longer at the cost of many.
 const GOOD_BYTES: usize = 3;
-/// Words of the context are taken up to this cost, even if the secret has better ones.
-const CHEAP: usize = 40_000;
+/// Up to this cost words of the context are taken even if the secret has better ones.
+const CHEAP_CONTEXT: usize = 400_000;
+/// Up to this cost words that the secret begins with are taken even if there are better ones.
+const CHEAP_VALUE: usize = 40_000;
 /// Bytes that a context has at most that is only the edge of a word.
 pub(super) const MAX_BOUNDARY_BYTES: usize = 8;
 const MIN_BYTES: usize = 2;
@@ -48,12 +50,12 @@ pub(super) fn anchor(items: &[Hir], context: usize) -> Option<Anchor> {
         let most = items.iter().map(|item| item.properties().maximum_len().unwrap_or(usize::MAX));
         (least, most.fold(0, usize::saturating_add))
     };
-    if let Some(words) = best(before).filter(|words| cost(words) <= CHEAP) {
+    if let Some(words) = best(before).filter(|words| cost(words) <= CHEAP_CONTEXT) {
         return Some(Anchor { words, is_late: false, begins_value: false });
     }
     let lead = length(before);
     let words: Vec<Word> = literals(value).into_iter().map(|bytes| Word { bytes, lead }).collect();
-    if lead.1 <= MAX_BOUNDARY_BYTES && is_long_enough(&words) && cost(&words) <= CHEAP {
+    if lead.1 <= MAX_BOUNDARY_BYTES && is_long_enough(&words) && cost(&words) <= CHEAP_VALUE {
         return Some(Anchor { words, is_late: true, begins_value: true });
     }
     best(items).map(|words| Anchor { words, is_late: true, begins_value: false })
