@@ -19,8 +19,10 @@ use crate::limits;
 
 /// Size of one compiled pattern.
 const NFA_BYTES: usize = 2 << 20;
+/// Size of many compiled patterns together.
+const JOINED_BYTES: usize = 64 << 20;
 /// Memory of the automaton of one pattern, beyond the least that it needs.
-const CACHE_BYTES: usize = 128 << 10;
+const CACHE_BYTES: usize = 256 << 10;
 
 /// What is known of a pattern at one place.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,12 +41,19 @@ impl Walk {
 }
 
 pub(super) fn nfa(hir: &Hir, captures: WhichCaptures) -> Result<NFA, String> {
-    let config = thompson::Config::new()
-        .utf8(false)
-        .nfa_size_limit(Some(NFA_BYTES))
-        .which_captures(captures);
+    build(hir, captures, NFA_BYTES)
+}
+
+fn build(hir: &Hir, captures: WhichCaptures, limit: usize) -> Result<NFA, String> {
+    let config =
+        thompson::Config::new().utf8(false).nfa_size_limit(Some(limit)).which_captures(captures);
     let compiled = thompson::Compiler::new().configure(config).build_from_hir(hir);
     compiled.map_err(|error| error.to_string())
+}
+
+/// Of many patterns together.
+pub(super) fn any(hir: &Hir) -> Result<NFA, String> {
+    build(hir, WhichCaptures::None, JOINED_BYTES)
 }
 
 pub(super) fn dfa(nfa: NFA, kind: MatchKind) -> Result<DFA, String> {

@@ -15,10 +15,11 @@ use regex_automata::nfa::thompson::backtrack::{self, BoundedBacktracker};
 use regex_automata::nfa::thompson::pikevm::{self, PikeVM};
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Anchored, Input, MatchKind};
+use regex_syntax::hir::Hir;
 
 use super::RuleError;
 use super::automaton::{self, Swallow, Walk};
-use super::literal::Anchor;
+use super::literal::{self, Anchor, Word};
 use super::pattern::{self, Lead, Parts};
 use crate::limits;
 use crate::rule::Rule;
@@ -32,13 +33,14 @@ pub(super) struct Compiled {
     pub(super) context_max: usize,
     /// Bytes before the match that belong to it.
     pub(super) lead_max: usize,
-    /// Whether a keyword may stand in a match.
+    /// Whether a keyword may stand in the secret or after it, not only before it.
     pub(super) is_inside: bool,
     /// Whether it has a value that is too long to be held.
     is_long: bool,
     /// Bytes after which a match must be decided.
     reach: usize,
     lead: Vec<Lead>,
+    pub(super) whole_pattern: Hir,
     whole: DFA,
     split: Option<Split>,
     alone: Option<DFA>,
@@ -98,7 +100,7 @@ impl Compiled {
     }
 
     fn build(rule: Rule) -> Result<Self, String> {
-        let Parts { whole, context, value, alone, is_plain, context_max, lead, anchor, alphabet } =
+        let Parts { whole, context, value, alone, is_plain, context_max, lead, anchor } =
             pattern::take_apart(&rule.pattern)?;
         let plain = |hir, kind| automaton::dfa(automaton::nfa(hir, WhichCaptures::None)?, kind);
         let longest = value.properties().maximum_len();
@@ -124,11 +126,14 @@ impl Compiled {
             Some((backtracker.map_err(reason)?, pike.map_err(reason)?))
         };
         let near = Near::new(&rule, anchor.as_ref())?;
-        let is_in = |byte: u8| alphabet.get(usize::from(byte.to_ascii_lowercase())) == Some(&true);
-        let is_inside = rule.keywords.iter().any(|word| word.bytes().all(is_in));
+        let anchor = anchor.filter(|anchor| near.is_none() || !has_better_keywords(&rule, anchor));
+        let mut words = rule.keywords.iter().filter(|word| !word.is_empty());
+        let items = std::slice::from_ref(&whole);
+        let is_inside = words.any(|w| literal::mentions(items, w.to_ascii_lowercase().as_bytes()));
         Ok(Self {
             lead_max: lead.iter().fold(0, |sum, lead| sum.saturating_add(lead.max)),
             whole: automaton::dfa(nfa, MatchKind::LeftmostFirst)?,
+            whole_pattern: whole,
             rule,
             anchor,
             context_max,
@@ -165,7 +170,7 @@ impl Compiled {
                 .as_ref()
                 .and_then(|dfa| Swallow::new(dfa, text, from).feed(dfa, text.get(..end)?, from));
             let (span, is_long) = (from..alone.unwrap_or(end), alone.is_none());
-            let is_match = self.is_near(text, &matched);
+            let is_match = self.is_near(text, &matched, &span);
             return if is_match {
                 Outcome::Match(Secret { matched, span, is_long })
             } else {
@@ -245,9 +250,6 @@ impl Compiled {
     }
 
     fn secret(&self, memory: &mut Memory, text: &[u8], matched: Range<usize>) -> Option<Secret> {
-        if !self.is_near(text, &matched) {
-            return None;
-        }
         let span = match &self.captures {
             None => matched.clone(),
             Some((backtracker, pike)) => {
@@ -269,7 +271,8 @@ impl Compiled {
             }
         };
         let is_within = span.start <= matched.start.saturating_add(self.context_max);
-        (is_within && !span.is_empty()).then_some(Secret { matched, span, is_long: false })
+        let is_match = is_within && !span.is_empty() && self.is_near(text, &matched, &span);
+        is_match.then_some(Secret { matched, span, is_long: false })
     }
 
     /// The match with the bytes before it that the pattern allows but does not need.
@@ -283,12 +286,14 @@ impl Compiled {
         start..matched.end
     }
 
-    /// Whether one of the keywords stands in the match or shortly before it.
-    fn is_near(&self, text: &[u8], matched: &Range<usize>) -> bool {
+    /// Whether one of the keywords stands in the match or shortly before it; if the pattern does not
+    /// mention any, before the secret.
+    fn is_near(&self, text: &[u8], matched: &Range<usize>, span: &Range<usize>) -> bool {
         let Some(near) = &self.near else { return true };
         let from = matched.start.saturating_sub(limits::LOOK_BEHIND_BYTES);
         let to = matched.start.saturating_add(limits::LOOK_BEHIND_BYTES + near.longest);
-        near.keywords.is_match(text.get(from..to.min(matched.end)).unwrap_or_default())
+        let end = if self.is_inside { matched.end } else { span.start };
+        near.keywords.is_match(text.get(from..to.min(end)).unwrap_or_default())
     }
 }
 
@@ -297,17 +302,26 @@ impl Near {
     fn new(rule: &Rule, anchor: Option<&Anchor>) -> Result<Option<Self>, String> {
         let keywords: Vec<&str> =
             rule.keywords.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
-        let has_keyword = |literal: &Vec<u8>| {
-            let literal = String::from_utf8_lossy(literal);
+        let has_keyword = |word: &Word| {
+            let literal = String::from_utf8_lossy(&word.bytes);
             keywords.iter().any(|word| literal.contains(&word.to_ascii_lowercase()))
         };
-        if keywords.is_empty() || anchor.is_some_and(|a| a.literals.iter().all(has_keyword)) {
+        if keywords.is_empty() || anchor.is_some_and(|a| a.words.iter().all(has_keyword)) {
             return Ok(None);
         }
         let longest = keywords.iter().map(|word| word.len()).max().unwrap_or(0);
         let built = AhoCorasick::builder().ascii_case_insensitive(true).build(&keywords);
         Ok(Some(Self { keywords: built.map_err(reason)?, longest }))
     }
+}
+
+/// Whether looking around every keyword means fewer places than looking at every word.
+fn has_better_keywords(rule: &Rule, anchor: &Anchor) -> bool {
+    let around = (0, 2 * limits::LOOK_BEHIND_BYTES);
+    let words = rule.keywords.iter().filter(|word| !word.is_empty());
+    let words: Vec<Word> =
+        words.map(|word| Word { bytes: word.clone().into_bytes(), lead: around }).collect();
+    literal::cost(&words) < literal::cost(&anchor.words)
 }
 
 fn reason(error: impl ToString) -> String {

@@ -10,47 +10,89 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 /// Bytes of a literal that are searched for; the automaton of a rule checks the rest.
 pub(super) const MAX_LITERAL_BYTES: usize = 8;
 const MAX_LITERALS: usize = 64;
+const MAX_WORDS: usize = 512;
 /// Bytes that a match may have before its literal.
-const MAX_LEAD_BYTES: usize = 64;
-/// A literal of so many bytes is taken at once; a shorter one only when there is none.
+const MAX_LEAD_BYTES: usize = 80;
+/// Prefixes of so many bytes are not made longer at the cost of many.
 const GOOD_BYTES: usize = 3;
+/// Up to this cost words of the context are taken even if the secret has better ones.
+const CHEAP_CONTEXT: usize = 400_000;
+/// Up to this cost words that the secret begins with are taken even if there are better ones.
+const CHEAP_VALUE: usize = 40_000;
+/// Bytes that a context has at most that is only the edge of a word.
+pub(super) const MAX_BOUNDARY_BYTES: usize = 8;
 const MIN_BYTES: usize = 2;
 
-/// Literals, lower-case, one of which is in every match.
+/// Words, one of which is in every match.
 #[derive(Debug)]
 pub(super) struct Anchor {
-    /// In full, as far as they are known.
-    pub(super) literals: Vec<Vec<u8>>,
-    /// Bytes between the beginning of the match and the literal, at least and at most.
-    pub(super) lead: (usize, usize),
-    /// Whether the secret may begin before the end of the literal.
+    pub(super) words: Vec<Word>,
+    /// Whether the secret may begin before the end of the word.
     pub(super) is_late: bool,
+    /// Whether the words are what the secret begins with.
+    pub(super) begins_value: bool,
+}
+
+/// A literal in lower case, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Word {
+    pub(super) bytes: Vec<u8>,
+    /// Bytes between the beginning of the match and the word, at least and at most.
+    pub(super) lead: (usize, usize),
 }
 
 /// The anchor of a sequence whose first `context` items come before the secret. One in the
 /// context is better: nothing has to be held back before it is seen.
 pub(super) fn anchor(items: &[Hir], context: usize) -> Option<Anchor> {
-    let before = items.get(..context).unwrap_or_default();
-    let early = best(before, false).filter(|anchor| shortest(anchor) >= GOOD_BYTES);
-    early.or_else(|| best(items, true))
+    let (before, value) = items.split_at_checked(context).unwrap_or((items, &[]));
+    let length = |items: &[Hir]| {
+        let least = items.iter().map(|item| item.properties().minimum_len().unwrap_or(0)).sum();
+        let most = items.iter().map(|item| item.properties().maximum_len().unwrap_or(usize::MAX));
+        (least, most.fold(0, usize::saturating_add))
+    };
+    if let Some(words) = best(before).filter(|words| cost(words) <= CHEAP_CONTEXT) {
+        return Some(Anchor { words, is_late: false, begins_value: false });
+    }
+    let lead = length(before);
+    let words: Vec<Word> = literals(value).into_iter().map(|bytes| Word { bytes, lead }).collect();
+    if lead.1 <= MAX_BOUNDARY_BYTES && is_long_enough(&words) && cost(&words) <= CHEAP_VALUE {
+        return Some(Anchor { words, is_late: true, begins_value: true });
+    }
+    best(items).map(|words| Anchor { words, is_late: true, begins_value: false })
 }
 
-fn shortest(anchor: &Anchor) -> usize {
-    anchor.literals.iter().map(Vec::len).min().unwrap_or(0)
+fn is_long_enough(words: &[Word]) -> bool {
+    words.iter().all(|word| word.bytes.len() >= MIN_BYTES)
 }
 
-fn best(items: &[Hir], is_late: bool) -> Option<Anchor> {
+/// How many places the words make one look at: in a million bytes of ordinary text, roughly.
+pub(super) fn cost(words: &[Word]) -> usize {
+    let one = |word: &Word| {
+        let often = match word.bytes.len() {
+            0 | 1 => 50_000,
+            2 => 2_000,
+            3 => 300,
+            4 => 60,
+            _ => 20,
+        };
+        often * word.lead.1.saturating_sub(word.lead.0).saturating_add(1)
+    };
+    words.iter().map(one).fold(0, usize::saturating_add)
+}
+
+/// The cheapest words of all items.
+fn best(items: &[Hir]) -> Option<Vec<Word>> {
     let mut lead = (0_usize, 0_usize);
-    let mut best: Option<Anchor> = None;
+    let mut best: Option<Vec<Word>> = None;
     for (index, item) in items.iter().enumerate() {
         let literals = literals(items.get(index..).unwrap_or_default());
-        let anchor = Anchor { literals, lead, is_late };
-        let length = shortest(&anchor);
-        if length >= GOOD_BYTES {
-            return Some(anchor);
-        }
-        if length >= MIN_BYTES && best.is_none() {
-            best = Some(anchor);
+        let words = literals.into_iter().map(|bytes| Word { bytes, lead }).collect();
+        for words in std::iter::once(words).chain(of_branches(item, lead)) {
+            let words: Vec<Word> = words;
+            if is_long_enough(&words) && best.as_ref().is_none_or(|best| cost(&words) < cost(best))
+            {
+                best = Some(words);
+            }
         }
         let properties = item.properties();
         lead.0 = lead.0.saturating_add(properties.minimum_len()?);
@@ -60,6 +102,51 @@ fn best(items: &[Hir], is_late: bool) -> Option<Anchor> {
         }
     }
     best
+}
+
+/// The words of an alternation each branch of which has some.
+fn of_branches(item: &Hir, lead: (usize, usize)) -> Option<Vec<Word>> {
+    let branches = match item.kind() {
+        HirKind::Capture(capture) => return of_branches(&capture.sub, lead),
+        HirKind::Alternation(branches) => branches,
+        _ => return None,
+    };
+    let mut all = Vec::new();
+    for branch in branches {
+        let items = match branch.kind() {
+            HirKind::Concat(items) => items.as_slice(),
+            _ => std::slice::from_ref(branch),
+        };
+        all.extend(best(items)?.into_iter().map(|word| Word {
+            lead: (word.lead.0.saturating_add(lead.0), word.lead.1.saturating_add(lead.1)),
+            ..word
+        }));
+    }
+    all.sort();
+    all.dedup();
+    (all.len() <= MAX_WORDS).then_some(all)
+}
+
+/// Whether a match cannot do without the word, as far as its literals tell.
+pub(super) fn mentions(items: &[Hir], word: &[u8]) -> bool {
+    let says = |literal: Vec<u8>| {
+        literal.windows(word.len()).any(|window| window == word)
+            || literal.len() >= GOOD_BYTES && word.starts_with(&literal)
+    };
+    (0..items.len()).any(|at| {
+        let rest = items.get(at..).unwrap_or_default();
+        literals(rest).into_iter().any(says)
+            || match rest.first().map(Hir::kind) {
+                Some(HirKind::Concat(subs) | HirKind::Alternation(subs)) => mentions(subs, word),
+                Some(HirKind::Capture(capture)) => {
+                    mentions(std::slice::from_ref(&*capture.sub), word)
+                }
+                Some(HirKind::Repetition(repetition)) => {
+                    mentions(std::slice::from_ref(&*repetition.sub), word)
+                }
+                _ => false,
+            }
+    })
 }
 
 /// A growing set of prefixes.
@@ -183,16 +270,17 @@ fn of(item: &Hir) -> Set {
 mod tests {
     use super::super::pattern::take_apart;
 
-    fn anchor(pattern: &str) -> Option<(Vec<String>, (usize, usize), bool)> {
+    fn anchor(pattern: &str) -> Option<(Vec<(String, (usize, usize))>, bool)> {
         let anchor = take_apart(pattern).unwrap().anchor?;
-        let text = |one: &Vec<u8>| String::from_utf8_lossy(one).into_owned();
-        Some((anchor.literals.iter().map(text).collect(), anchor.lead, anchor.is_late))
+        let word =
+            |word: &super::Word| (String::from_utf8_lossy(&word.bytes).into_owned(), word.lead);
+        Some((anchor.words.iter().map(word).collect(), anchor.is_late))
     }
 
     #[test]
     fn literals_and_their_distance_are_found() {
         let found = |literals: &[&str], lead, is_late| {
-            Some((literals.iter().map(|l| (*l).to_owned()).collect(), lead, is_late))
+            Some((literals.iter().map(|l| ((*l).to_owned(), lead)).collect(), is_late))
         };
         assert_eq!(anchor(r"\b(ghp_[0-9A-Za-z]{36})\b"), found(&["ghp_"], (0, 0), true));
         assert_eq!(anchor(r"(?i)\b(glpat-[\w-]{20})"), found(&["glpat-"], (0, 0), true));
@@ -214,5 +302,10 @@ mod tests {
             found(&["xoxa-", "xoxb-"], (0, 1), true)
         );
         assert_eq!(anchor(r"\b[a-f0-9]{32}\b"), None);
+        let word = |text: &str, lead| (text.to_owned(), lead);
+        assert_eq!(
+            anchor(r"(?:(?:^|[^A-Za-z])(?i:vault)|[a-z]Vault)[ =]{1,9}([a-z0-9]{9})"),
+            Some((vec![word("vault", (0, 1)), word("vault", (1, 1))], false))
+        );
     }
 }

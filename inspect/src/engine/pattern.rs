@@ -32,8 +32,6 @@ pub(super) struct Parts {
     /// What was taken off the front, because a match is complete without it.
     pub(super) lead: Vec<Lead>,
     pub(super) anchor: Option<Anchor>,
-    /// Which bytes a match may have, in lower case.
-    pub(super) alphabet: Vec<bool>,
 }
 
 /// At most so many bytes of a class.
@@ -51,8 +49,6 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
     let mut items = Vec::new();
     flatten(hir, &mut items);
     let lead = strip_lead(&mut items);
-    let mut alphabet = vec![false; 256];
-    items.iter().for_each(|item| add_bytes(item, &mut alphabet));
     let at = items.iter().position(|item| matches!(item.kind(), HirKind::Capture(_)));
     let secret = at.filter(|_| groups == 1).and_then(|at| {
         let sub = capture(items.get(at)?)?.sub.clone();
@@ -71,7 +67,6 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
             context_max,
             lead,
             anchor: literal::anchor(&items, 0),
-            alphabet,
             whole,
         });
     };
@@ -99,8 +94,7 @@ pub(super) fn take_apart(pattern: &str) -> Result<Parts, String> {
         is_plain: false,
         context_max,
         lead,
-        anchor: literal::anchor(&items, if zero_width { 0 } else { context_items }),
-        alphabet,
+        anchor: literal::anchor(&items, context_items),
         whole,
     })
 }
@@ -141,25 +135,4 @@ fn lead(item: &Hir) -> Option<Lead> {
     let is_in = |byte: u8| class.ranges().iter().any(|r| (r.start()..=r.end()).contains(&byte));
     let bytes = (0..=u8::MAX).map(is_in).collect();
     Some(Lead { bytes, max: max.min(limits::LOOK_BEHIND_BYTES) })
-}
-
-fn add_bytes(hir: &Hir, alphabet: &mut [bool]) {
-    let mut add = |byte: u8| {
-        if let Some(is_in) = alphabet.get_mut(usize::from(byte.to_ascii_lowercase())) {
-            *is_in = true;
-        }
-    };
-    match hir.kind() {
-        HirKind::Empty | HirKind::Look(_) => {}
-        HirKind::Literal(literal) => literal.0.iter().for_each(|byte| add(*byte)),
-        HirKind::Class(Class::Bytes(class)) => {
-            class.ranges().iter().flat_map(|range| range.start()..=range.end()).for_each(add);
-        }
-        HirKind::Class(Class::Unicode(_)) => (0..=u8::MAX).for_each(add),
-        HirKind::Repetition(repetition) => add_bytes(&repetition.sub, alphabet),
-        HirKind::Capture(capture) => add_bytes(&capture.sub, alphabet),
-        HirKind::Concat(subs) | HirKind::Alternation(subs) => {
-            subs.iter().for_each(|sub| add_bytes(sub, alphabet));
-        }
-    }
 }

@@ -9,9 +9,12 @@ use std::collections::BTreeMap;
 
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::{Anchored, MatchKind, StartKind, dfa};
+use regex_automata::hybrid;
+use regex_syntax::hir::Hir;
 
+use super::automaton;
 use super::compiled::Compiled;
-use super::literal::MAX_LITERAL_BYTES;
+use super::literal::{MAX_BOUNDARY_BYTES, MAX_LITERAL_BYTES, Word};
 use crate::limits;
 
 /// Where a rule may match.
@@ -34,9 +37,20 @@ pub(super) struct Prefilter {
     open: Vec<(Vec<u8>, Vec<usize>)>,
     /// Rules that may begin well before they are noticed, and how far before the end of the text.
     pub(super) early: Vec<(usize, usize)>,
+    /// Those of them whose matches begin with the secret, or with the edge of a word: one automaton
+    /// says whether any of them may have begun.
+    pub(super) joined: Option<Joined>,
     /// Rules that nothing notices.
     pub(super) everywhere: Vec<usize>,
     pub(super) longest: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Joined {
+    /// Any of them.
+    pub(super) rule: usize,
+    pub(super) automaton: hybrid::dfa::DFA,
+    pub(super) reach: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +59,31 @@ struct Entry {
     /// From the end of the literal back to the first place, and to the last one, or beyond.
     first: usize,
     last: Result<usize, usize>,
+}
+
+impl Joined {
+    /// Takes the rules that it stands for out of `early`.
+    fn new(rules: &[Compiled], early: &mut Vec<(usize, usize)>) -> Result<Option<Self>, String> {
+        let is_in = |(rule, _): &(usize, usize)| {
+            rules.get(*rule).is_some_and(|rule| rule.context_max <= MAX_BOUNDARY_BYTES)
+        };
+        let (joined, others): (Vec<_>, Vec<_>) = early.iter().copied().partition(is_in);
+        *early = others;
+        let Some((rule, _)) = joined.first().copied() else { return Ok(None) };
+        let reach = joined.iter().map(|(_, reach)| *reach).max().unwrap_or(0);
+        let patterns = joined.iter().filter_map(|(rule, _)| rules.get(*rule));
+        let any = Hir::alternation(patterns.map(|rule| rule.whole_pattern.clone()).collect());
+        let nfa = automaton::any(&any)?;
+        let automaton = automaton::dfa(nfa, regex_automata::MatchKind::All)?;
+        Ok(Some(Self { rule, automaton, reach }))
+    }
+}
+
+impl Word {
+    /// What is searched for.
+    fn short(&self) -> Vec<u8> {
+        self.bytes.iter().take(MAX_LITERAL_BYTES).copied().collect()
+    }
 }
 
 impl Prefilter {
@@ -73,26 +112,34 @@ impl Prefilter {
                 }
                 continue;
             };
-            let mut literals: Vec<Vec<u8>> = anchor
-                .literals
-                .iter()
-                .map(|l| l.iter().take(MAX_LITERAL_BYTES).copied().collect())
-                .collect();
-            literals.sort();
-            literals.dedup();
-            let (least, most) = anchor.lead;
-            for literal in literals {
-                let (first, last) =
-                    (literal.len().saturating_add(most), literal.len().saturating_add(least));
-                if anchor.is_late && most == 0 {
+            let mut reach = 0_usize;
+            let mut short: Vec<_> =
+                anchor.words.iter().map(|word| (word.short(), word.lead)).collect();
+            short.sort();
+            short.dedup();
+            for (literal, (least, most)) in short {
+                let length = literal.len();
+                if anchor.begins_value {
                     open.entry(literal.clone()).or_default().push(rule);
+                } else if anchor.is_late {
+                    reach = reach.max(most.saturating_add(MAX_LITERAL_BYTES));
                 }
-                words.entry(literal).or_default().push(Entry { rule, first, last: Ok(last) });
+                let entries = words.entry(literal).or_default();
+                let (first, last) = (length.saturating_add(most), length.saturating_add(least));
+                let mut same = entries.iter_mut().filter(|entry| entry.rule == rule);
+                match same.find_map(|entry| Some((&mut entry.first, entry.last.as_mut().ok()?))) {
+                    Some(entry) => {
+                        *entry.0 = first.max(*entry.0);
+                        *entry.1 = last.min(*entry.1);
+                    }
+                    None => entries.push(Entry { rule, first, last: Ok(last) }),
+                }
             }
-            if anchor.is_late && most > 0 {
-                early.push((rule, most.saturating_add(MAX_LITERAL_BYTES)));
+            if reach > 0 {
+                early.push((rule, reach));
             }
         }
+        let joined = Joined::new(rules, &mut early)?;
         let automaton = dfa::DFA::builder()
             .match_kind(MatchKind::Standard)
             .start_kind(StartKind::Unanchored)
@@ -107,6 +154,7 @@ impl Prefilter {
             entries: words.into_values().collect(),
             open: open.into_iter().collect(),
             early,
+            joined,
             everywhere,
         })
     }

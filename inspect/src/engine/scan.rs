@@ -9,24 +9,44 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use aho_corasick::automaton::StateID;
+use regex_automata::hybrid;
 
 use super::compiled::{Memory, Outcome, Secret};
-use super::prefilter::Hit;
-use super::{Engine, check};
+use super::literal::MAX_BOUNDARY_BYTES;
+use super::prefilter::{Hit, Joined};
+use super::{Engine, automaton, check};
 use crate::filter::Candidate;
 use crate::rule::{Confidence, Tier};
 use crate::{limits, placeholder};
 
 /// Memory of all automata, reused between texts.
 #[derive(Debug, Default)]
-pub(super) struct Memories(Vec<Option<Box<Memory>>>);
+pub(super) struct Memories {
+    rules: Vec<Option<Box<Memory>>>,
+    joined: Option<Box<hybrid::dfa::Cache>>,
+}
 
 impl Memories {
     fn of(&mut self, rule: usize) -> Option<&mut Memory> {
-        if self.0.len() <= rule {
-            self.0.resize_with(rule.saturating_add(1), || None);
+        if self.rules.len() <= rule {
+            self.rules.resize_with(rule.saturating_add(1), || None);
         }
-        self.0.get_mut(rule).map(|slot| &mut **slot.get_or_insert_default())
+        self.rules.get_mut(rule).map(|slot| &mut **slot.get_or_insert_default())
+    }
+}
+
+impl Joined {
+    /// The first place at or after `from` where one of the rules may have begun.
+    fn begun(&self, memories: &mut Memories, text: &[u8], from: usize) -> Option<usize> {
+        let cache = memories.joined.get_or_insert_with(|| Box::new(self.automaton.create_cache()));
+        let edge = from.saturating_sub(MAX_BOUNDARY_BYTES);
+        let first = edge.max(text.len().saturating_sub(self.reach));
+        let mut places = first..text.len();
+        let at = places.find(|at| {
+            let range = *at..text.len();
+            automaton::walk(&self.automaton, cache, text, range, false).died.is_none()
+        });
+        at.map(|at| at.max(from))
     }
 }
 
@@ -157,16 +177,23 @@ impl Scan {
             consider(*rule, *at, memories, true);
         }
         let prefilter = &engine.prefilter;
-        for at in text.len().saturating_sub(prefilter.longest)..text.len() {
+        for at in text.len().saturating_sub(prefilter.longest).max(from)..text.len() {
             let start = text.get(at..).unwrap_or_default().to_ascii_lowercase();
-            prefilter.begun(&start).for_each(|rule| consider(rule, at, memories, false));
+            for rule in prefilter.begun(&start) {
+                let edge = engine.rules.get(rule).map_or(0, |compiled| compiled.context_max);
+                let first = at.saturating_sub(edge.min(MAX_BOUNDARY_BYTES));
+                (first..=at).for_each(|at| consider(rule, at, memories, false));
+            }
         }
+        let joined = prefilter.joined.as_ref();
+        let joined =
+            joined.and_then(|joined| Some((joined.begun(memories, text, from)?, joined.rule)));
         for (rule, reach) in &prefilter.early {
             let context = engine.rules.get(*rule).map_or(0, |compiled| compiled.context_max);
             let first = from.saturating_sub(context).max(text.len().saturating_sub(*reach));
             (first..text.len()).for_each(|at| consider(*rule, at, memories, false));
         }
-        best
+        best.into_iter().chain(joined).min()
     }
 
     /// Forgets what lies before `from`: no value can begin there any more.
