@@ -214,9 +214,12 @@ mod tests {
             let ddl = all.iter().find(|s| s.starts_with(&start)).unwrap();
             let later = format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS ", table.name());
             let later = all.iter().filter_map(|s| s.strip_prefix(&later));
+            let changed = format!("ALTER TABLE {} MODIFY COLUMN", table.name());
+            let changed = all.iter().filter_map(|s| s.strip_prefix(&changed));
             let lines: Vec<String> = ddl
                 .lines()
                 .chain(later)
+                .chain(changed)
                 .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
                 .collect();
             for (name, kind) in table.columns() {
