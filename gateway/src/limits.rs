@@ -35,6 +35,9 @@ pub const DNS_IDLE: Duration = Duration::from_secs(10);
 pub const MAX_OPEN_RECORDS: usize = 32 * 1024;
 /// Bodies that are judged as a whole, all together.
 pub const MAX_INSPECTED_BYTES: usize = 512 * 1024 * 1024;
+/// Exchanges whose bodies wait to be masked for the record; bodies of more are left out, and counted.
+/// The rows of so many must fit into what a spool keeps free when it takes no more bodies.
+pub const MAX_MASKING: usize = 1024;
 /// One record in the spool; a larger one is a bug and is refused.
 pub const MAX_RECORD_BYTES: usize = 32 * 1024 * 1024;
 /// How long a new exchange waits for a recorder slot before it is refused.

@@ -159,22 +159,21 @@ impl<'a> Masker<'a> {
         let start = name.len() + 2;
         let field = [name.as_bytes(), b": ", value].concat();
         self.located([name.to_owned()], |masker| {
+            // First what is decoded: a known value is found in its digits, too.
+            if let Some(region) = runs::basic(value) {
+                let inner = masker.nested("basic", |m| m.scan(&region.bytes, How::default()))?;
+                if !inner.hits.is_empty() {
+                    let with = region.encode(value, &splice(&region.bytes, &inner.edits));
+                    let edit = Edit { span: region.span.clone(), with };
+                    return Ok((!inner.edits.is_empty()).then(|| splice(value, &[edit])));
+                }
+            }
             let mut outcome = masker.scan(&field, How::default())?;
             for edit in &mut outcome.edits {
                 edit.span = edit.span.start.max(start)..edit.span.end.max(start);
                 edit.with.iter_mut().filter(|b| b.is_ascii_control()).for_each(|b| *b = b'?');
             }
             outcome.edits.retain(|edit| !edit.span.is_empty());
-            if outcome.hits.is_empty()
-                && let Some(region) = runs::basic(value)
-            {
-                let inner = masker.nested("basic", |m| m.scan(&region.bytes, How::default()))?;
-                if !inner.edits.is_empty() {
-                    let new = region.encode(value, &splice(&region.bytes, &inner.edits));
-                    let span = region.span.start + start..region.span.end + start;
-                    outcome.edits.push(Edit { span, with: new });
-                }
-            }
             let masked = changed(&field, &outcome);
             Ok(masked.map(|field| field.get(start..).unwrap_or_default().to_vec()))
         })

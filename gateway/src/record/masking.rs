@@ -62,7 +62,7 @@ pub(super) struct KeptBody {
 pub(super) struct Queue(Sender<Job>);
 
 impl Queue {
-    /// Never blocks. Every job has a permit, of which there are no more than places.
+    /// Never blocks: without a place, bodies are left out.
     pub(super) fn send(&self, job: Job) {
         if job.bodies.is_empty() {
             return job.without_bodies();
@@ -85,7 +85,7 @@ pub(super) struct MaskingThread {
 impl MaskingThread {
     /// Starts it.
     pub(super) fn start(shared: &Arc<Shared>) -> Result<(Queue, Self), RecordError> {
-        let (sender, queue) = mpsc::channel(limits::MAX_OPEN_RECORDS);
+        let (sender, queue) = mpsc::channel(limits::MAX_MASKING);
         let stop = Arc::new(AtomicBool::new(false));
         let work = Work { shared: Arc::clone(shared), stop: Arc::clone(&stop), end: None };
         let thread = std::thread::Builder::new()

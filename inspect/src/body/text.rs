@@ -10,9 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::{Error, Masker};
+use crate::encodings::Encoding;
 use crate::engine::{By, Match};
+use crate::known::Known;
 use crate::limits::MAX_NESTING;
 use crate::rule::Tier;
+use crate::view::runs::Region;
 use crate::view::{Edit, Style, View, joined, quoted, runs, splice, unescape};
 
 /// What a search came to.
@@ -67,7 +70,16 @@ impl Masker<'_> {
         let layers = self.layers(text, how)?;
         let mut candidates = Vec::new();
         for layer in 0..layers.all.len() {
-            for found in self.engine.find(layers.text(layer), self.known) {
+            let text = layers.text(layer);
+            let mut regions = None;
+            for found in self.engine.find(text, self.known) {
+                let mut is_inside = || {
+                    let regions = regions.get_or_insert_with(|| runs::regions(text));
+                    self.is_seen_inside(&found, regions)
+                };
+                if !how.binary && is_encoded(self.known, text, &found) && is_inside() {
+                    continue;
+                }
                 let tier = match found.by {
                     By::Known(_) => Tier::Known,
                     By::Rule(index) => self.engine.rule(index).map_or(Tier::Known, |r| r.tier),
@@ -120,6 +132,25 @@ impl Masker<'_> {
             parent += 1;
         }
         Ok(layers)
+    }
+
+    /// Whether a known value is found again where its surroundings are decoded: there it can be
+    /// replaced so that they can still be.
+    fn is_seen_inside(&self, found: &Match, regions: &[Region]) -> bool {
+        let By::Known(number) = found.by else { return false };
+        let covers = |region: &&Region| {
+            region.span.start <= found.span.start && found.span.end <= region.span.end
+        };
+        let mut from = 0;
+        regions.iter().find(covers).is_some_and(|region| {
+            while let Some((span, other)) = self.known.find(&region.bytes, from) {
+                if other == number {
+                    return true;
+                }
+                from = span.end;
+            }
+            false
+        })
     }
 
     /// Judges matches that overlap: the longest, and if it stays, the others. What is replaced is all
@@ -214,6 +245,15 @@ impl Masker<'_> {
         outcome.merge();
         Ok(())
     }
+}
+
+/// Whether it is a known value in base64 or hexadecimal digits.
+fn is_encoded(known: &Known, text: &[u8], found: &Match) -> bool {
+    use Encoding::{Base64, Base64Url, Hex, HexUpper};
+    matches!(found.by, By::Known(_))
+        && known.hit(text, found.span.start).is_some_and(|hit| {
+            hit.span == found.span && matches!(hit.encoding, Base64 | Base64Url | Hex | HexUpper)
+        })
 }
 
 /// Matches that took escapes for a part of the value: the same rule, where they are decoded, stops

@@ -32,9 +32,9 @@ async fn connections_beyond_the_limit_are_closed_and_counted() {
 #[tokio::test]
 async fn a_full_spool_refuses_flows_and_exchanges() {
     let (gateway, origin) = https_origin_with(&["http/1.1"], |c| {
-        // the last 5 % must hold the rows of one nap of the writer
+        // the last 5 % must hold the rows of one nap of the writer, and of `limits::MAX_MASKING`
         c.spool.max_segment_bytes = 1 << 20;
-        c.spool.max_bytes = 4 << 20;
+        c.spool.max_bytes = 24 << 20;
     })
     .await;
     let mut connection = gateway.https(&["http/1.1"]).await.unwrap();
