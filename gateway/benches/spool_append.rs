@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use uuid::Uuid;
 use weir_gateway::clock::SystemClock;
 use weir_gateway::config::Spool;
+use weir_gateway::inspect::mask::Masked;
 use weir_gateway::record::row::{BodyRow, GapRow, Producer, Row};
 use weir_gateway::spool::fs::RealFs;
 use weir_gateway::spool::writer::Writer;
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         chunks: 1,
         content_type: String::new(),
         content_encoding: String::new(),
-        body: Bytes::from(vec![b'b'; 10_000]),
+        body: Masked::constant(&[b'b'; 10_000]),
     };
     run("500 B rows", &gap, 400_000)?;
     run("10 KB bodies", &body, 50_000)

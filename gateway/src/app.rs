@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,12 @@ use crate::dns::Journal;
 use crate::error::Faulty as _;
 use crate::forward::dial::Dialer;
 use crate::identify::guard::Guard;
+use crate::identify::login::Logins;
 use crate::identify::registry::Registry;
 use crate::inspect::{InspectError, Inspection};
 use crate::policy::Engine;
 use crate::record::row::Producer;
-use crate::record::{RecordError, Recorder, WriterThread};
+use crate::record::{BodyBudget, RecordError, Recorder, WriterThread};
 use crate::spool::fs::SpoolFs;
 use crate::telemetry::Metrics;
 use crate::tls::upstream::Upstream;
@@ -86,6 +87,10 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     /// Secrets.
     pub(crate) inspection: Arc<Inspection>,
+    /// Memory for bodies that are judged as a whole.
+    pub(crate) inspect_budget: BodyBudget,
+    /// How people log in, once somebody listens to them.
+    pub(crate) logins: OnceLock<Arc<Logins>>,
 }
 
 impl Shared {
@@ -132,6 +137,8 @@ pub(crate) struct Ending {
     pub(crate) soon: CancellationToken,
     /// The loops that accept.
     pub(crate) accepting: TaskTracker,
+    /// The workers, until their last flow has ended.
+    pub(crate) serving: TaskTracker,
 }
 
 /// Why the gateway did not start or stop well.

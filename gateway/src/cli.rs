@@ -13,6 +13,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::app::AppError;
 use crate::capture::CaptureError;
 use crate::config::{Config, ConfigError};
+use crate::inspect::InspectError;
+use crate::inspect::rules::RulesError;
 use crate::query::QueryError;
 use crate::sink::SinkError;
 use crate::store::StoreError;
@@ -32,7 +34,9 @@ pub mod login;
 pub mod netns;
 pub mod oci_runtime;
 pub mod query;
+pub mod rules;
 pub mod run;
+pub mod secrets;
 mod service;
 pub mod sessions;
 pub mod show;
@@ -99,8 +103,12 @@ enum Command {
     Sessions(sessions::Args),
     /// Show what happened, in order
     Timeline(timeline::Args),
+    /// Show where a secret was seen, by its fingerprint
+    Secrets(secrets::Args),
     /// Show one exchange with its headers and bodies
     Show(show::Args),
+    /// Rules that tell what secrets look like: import, list, check, test
+    Rules(rules::Args),
     /// Check this host: kernel, cgroup, CA, store, clock
     Doctor(doctor::Args),
     /// Run the real OCI runtime on containers that are captured (docker, podman)
@@ -163,9 +171,15 @@ pub enum CliError {
     /// A query.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// Rules.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Keys and rules of `[inspect]`.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// Files, sockets, processes.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -243,7 +257,9 @@ async fn dispatch(
         Command::Query(args) => query::run(&args, &context.config()?, out).await?,
         Command::Sessions(args) => sessions::run(&args, &context.config()?, out).await?,
         Command::Timeline(args) => timeline::run(&args, &context.config()?, out).await?,
+        Command::Secrets(args) => secrets::run(&args, context, out).await?,
         Command::Show(args) => show::run(&args, &context.config()?, out).await?,
+        Command::Rules(args) => rules::run(&args, context, out)?,
         Command::Doctor(args) => return doctor::run(&args, context, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weir", out);

@@ -35,6 +35,9 @@ pub enum ForwardError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// What is changed on the way does not let a tunnel go on.
+    #[error("tunnel was closed by inspection")]
+    Halted,
     /// Nothing moved in either direction for `gateway.idle_timeout`.
     #[error("idle for too long")]
     Idle,
@@ -46,6 +49,7 @@ impl Faulty for ForwardError {
             Self::Connect(_) | Self::Timeout | Self::Http(_) => Fault::Upstream,
             Self::Tls(error) => error.fault(),
             Self::Tunnel { fault, .. } => *fault,
+            Self::Halted => Fault::Policy,
             Self::Idle => Fault::Downstream,
         }
     }
@@ -57,6 +61,7 @@ impl Faulty for ForwardError {
             Self::Tls(error) => error.outcome(),
             Self::Http(_) => "upstream_http",
             Self::Tunnel { .. } => "tunnel_broken",
+            Self::Halted => "tunnel_halted",
             Self::Idle => "idle_timeout",
         }
     }

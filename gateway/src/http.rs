@@ -10,6 +10,7 @@
 use crate::error::{Fault, Faulty};
 
 pub mod body;
+pub mod framing;
 pub mod head;
 pub mod respond;
 pub mod server;

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use self::guard::Guard;
 use self::registry::SessionKey;
@@ -30,9 +31,11 @@ pub mod bound;
 pub mod fetch;
 pub mod guard;
 pub mod jwks;
+pub mod kept;
 pub mod login;
 mod metadata;
 pub mod oidc;
+mod private;
 pub mod process;
 pub mod registry;
 pub mod source;
@@ -144,6 +147,16 @@ impl Identifier {
         }
         known.insert(key, Rc::clone(&identity));
         identity
+    }
+
+    /// What looks like a secret in the environment of a process; `None` where nobody can tell.
+    pub async fn secrets(&self, process: &Process) -> Option<Zeroizing<Vec<u8>>> {
+        match process::secrets(process) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                self.guard.secrets(process).await.ok().flatten()
+            }
+            read => read.ok(),
+        }
     }
 
     /// `host:boot:start_ns:tgid`.

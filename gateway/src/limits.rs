@@ -33,6 +33,8 @@ pub const MAX_DNS_UDP_BYTES: usize = 4096;
 pub const DNS_IDLE: Duration = Duration::from_secs(10);
 /// Exchanges that may be open or queued for the recorder at once.
 pub const MAX_OPEN_RECORDS: usize = 32 * 1024;
+/// Bodies that are judged as a whole, all together.
+pub const MAX_INSPECTED_BYTES: usize = 512 * 1024 * 1024;
 /// One record in the spool; a larger one is a bug and is refused.
 pub const MAX_RECORD_BYTES: usize = 32 * 1024 * 1024;
 /// How long a new exchange waits for a recorder slot before it is refused.
@@ -71,6 +73,11 @@ pub const MAX_REMEMBERED_JOBS_PER_ANCHOR: usize = 16;
 pub const JOB_MEMORY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Environment of one process, as procfs shows it.
 pub const MAX_ENVIRONMENT_BYTES: usize = 1024 * 1024;
+/// Jobs that are kept over a restart; those that ended stay until their tokens are forgotten.
+pub const MAX_KEPT_JOBS: usize = 16_384;
+/// File of a job, with its identity and hashes of its tokens.
+pub const MAX_KEPT_JOB_BYTES: usize = 1024 * 1024;
+
 /// Logins of people at once, over all users.
 pub const MAX_LOGINS: usize = 4096;
 /// Logins of one user at once.
@@ -87,6 +94,12 @@ pub const LOGIN_PATIENCE: Duration = Duration::from_secs(10 * 60);
 pub const MAX_DEVICE_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// A device flow asks at least so often when the provider cannot be reached.
 pub const MAX_DEVICE_POLL: Duration = Duration::from_secs(30);
+/// A refused request begins a device flow for its session once in this time.
+pub const PROMPT_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// Sessions that are remembered to have had one.
+pub const MAX_PROMPTS: usize = 256;
+/// A refused request waits so long for the code that it is to show.
+pub const PROMPT_PATIENCE: Duration = Duration::from_secs(5);
 /// Login sessions are looked at so often.
 pub const SESSION_LOOK: Duration = Duration::from_secs(10);
 /// Refreshes that run at once.
@@ -95,8 +108,8 @@ pub const MAX_REFRESHES: usize = 16;
 pub const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// See [`REFRESH_RETRY`].
 pub const REFRESH_RETRY_MOST: Duration = Duration::from_secs(60);
-/// One kept login.
-pub const MAX_LOGIN_FILE_BYTES: usize = 32 * 1024;
+/// One kept login, with groups.
+pub const MAX_LOGIN_FILE_BYTES: usize = 1024 * 1024;
 /// Processes that are looked at to see whether a login session lives.
 pub const MAX_SCANNED_PROCESSES: usize = 65_536;
 /// Findings of one exchange that become rows; more are counted.

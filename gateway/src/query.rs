@@ -10,6 +10,7 @@ use std::fmt;
 use crate::error::{Fault, Faulty};
 use crate::sink::SinkError;
 
+pub mod findings;
 pub mod group;
 pub mod sessions;
 pub mod show;

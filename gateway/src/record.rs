@@ -8,7 +8,7 @@
 //!   what is lost all the same is counted and told by a gap row
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 use tokio::time::timeout;
@@ -26,6 +26,7 @@ pub mod alarm;
 pub mod budget;
 pub mod exchange;
 pub mod flow;
+mod masking;
 pub mod row;
 pub mod stats;
 mod writer;
@@ -38,15 +39,15 @@ pub use budget::{BodyBudget, BodyLease};
 pub use stats::RecordStats;
 pub use writer::WriterThread;
 
-use row::{BodyRow, DnsRow, ExchangeRow, FlowRow, GapRow, HeartbeatRow, Producer};
+use row::{BodyRow, DnsRow, ExchangeRow, FindingRow, FlowRow, GapRow, HeartbeatRow, Producer};
 
 /// Something to be recorded.
 #[derive(Debug)]
 pub enum Record {
     /// A closed flow.
     Flow(Box<FlowRow>),
-    /// A finished exchange and the pieces of its bodies.
-    Exchange(Box<ExchangeRow>, Vec<BodyRow>),
+    /// A finished exchange, the pieces of its bodies, and the secrets in them.
+    Exchange(Box<ExchangeRow>, Vec<BodyRow>, Vec<FindingRow>),
     /// Known loss.
     Gap(GapRow),
     /// A sign of life.
@@ -120,6 +121,9 @@ struct Shared {
     gate: AtomicU8,
     stats: RecordStats,
     bodies: BodyBudget,
+    max_body_bytes: usize,
+    /// The spool takes no bodies now: nobody has to mask them.
+    no_bodies: AtomicBool,
 }
 
 impl Shared {
@@ -142,6 +146,7 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub struct Recorder {
     queue: Sender<Record>,
+    masking: masking::Queue,
     shared: Arc<Shared>,
 }
 
@@ -214,6 +219,11 @@ impl Recorder {
         self.shared.check()
     }
 
+    /// Queues a finished exchange for masking. Never blocks and never fails, as [`RecordPermit::send`].
+    fn finished(&self, job: masking::Job) {
+        self.masking.send(job);
+    }
+
     /// Memory for bodies on their way to the spool.
     pub fn body_budget(&self) -> &BodyBudget {
         &self.shared.bodies
@@ -240,9 +250,12 @@ pub fn start(
         gate: AtomicU8::new(Gate::Open as u8),
         stats: RecordStats::default(),
         bodies: BodyBudget::new(config.record.max_memory_bytes),
+        max_body_bytes: config.record.max_body_bytes,
+        no_bodies: AtomicBool::new(false),
     });
     let (queue, records) = mpsc::channel(limits::MAX_OPEN_RECORDS);
     let work = writer::Work::new(spool, producer.boot_id, clock, Arc::clone(&shared));
-    let thread = work.start(recovered, records)?;
-    Ok((Recorder { queue, shared }, thread))
+    let (masking, masker) = masking::MaskingThread::start(&shared)?;
+    let thread = work.start(recovered, records, masker)?;
+    Ok((Recorder { queue, masking, shared }, thread))
 }

@@ -9,11 +9,13 @@
 //! A text is known by a keyed digest of 122 bits (`cache/digest.rs`). What rules say and what
 //! known values say are remembered apart: a new known value costs one search for known values.
 
+mod clean;
 mod digest;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::clean::Clean;
 use self::digest::{Digest, Key};
 use crate::engine::{Engine, Match, RuleMatches};
 use crate::known::Known;
@@ -27,7 +29,12 @@ const MIN_BYTES: usize = 256;
 pub struct Cache {
     key: Key,
     texts: Mutex<Texts>,
+    clean: Mutex<Clean>,
 }
+
+/// A string that may be clean.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name(clean::Name);
 
 /// Two generations: what was not asked for while the young one filled is forgotten.
 #[derive(Debug, Default)]
@@ -63,6 +70,23 @@ impl Cache {
         let entry = Entry { by_rules, known: known.number(), all: Arc::clone(&all) };
         self.lock().put(name, entry);
         all
+    }
+
+    /// What stands for `string`, which is as it is on the wire, to ask whether it is clean. None: it is
+    /// too short to be remembered.
+    pub(crate) fn name(&self, engine: &Engine, known: &Known, string: &[u8]) -> Option<Name> {
+        let long = string.len() >= MIN_BYTES;
+        long.then(|| Name((engine.number(), known.number(), self.key.digest(string))))
+    }
+
+    /// Was nothing found in it, in any view?
+    pub(crate) fn is_clean(&self, name: &Name) -> bool {
+        self.clean.lock().unwrap_or_else(PoisonError::into_inner).has(&name.0)
+    }
+
+    /// Nothing was found in it, in any view.
+    pub(crate) fn note_clean(&self, name: &Name) {
+        self.clean.lock().unwrap_or_else(PoisonError::into_inner).add(name.0);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Texts> {

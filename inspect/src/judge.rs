@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// Decides on matches.
 pub trait Judge {
-    /// Called once for each match, in order of the bytes.
+    /// Called once for each match; in order of the bytes, what is encoded inside of a text after the text.
     fn judge(&mut self, found: &Found<'_>) -> Verdict;
 }
 

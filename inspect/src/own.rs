@@ -180,6 +180,11 @@ impl Definition {
         })
     }
 
+    /// Whether the value says by itself what it is.
+    pub fn is_prefixed(&self) -> bool {
+        self.tier() == Tier::Prefixed
+    }
+
     fn tier(&self) -> Tier {
         match self.tier {
             Some(Level::Prefixed) => Tier::Prefixed,

@@ -144,8 +144,12 @@ pub struct Recorded {
     pub dns: Vec<Row>,
     /// Rows of `alarms`.
     pub alarms: Vec<Row>,
+    /// Rows of `findings`.
+    pub findings: Vec<Row>,
     /// All bytes of all segments but those of the table `bodies`.
     pub raw_without_bodies: Vec<u8>,
+    /// All bytes of all segments.
+    pub raw: Vec<u8>,
     /// The counters at the end.
     pub metrics: Arc<Metrics>,
     counters: HashMap<String, u64>,
@@ -329,7 +333,9 @@ impl Recorded {
             heartbeats: Vec::new(),
             dns: Vec::new(),
             alarms: Vec::new(),
+            findings: Vec::new(),
             raw_without_bodies: Vec::new(),
+            raw: Vec::new(),
             metrics,
             counters,
         };
@@ -338,6 +344,7 @@ impl Recorded {
             for batch in segment.batches {
                 let decoded = rows::decode(&batch.data);
                 assert_eq!(decoded.len() as u64, batch.rows);
+                all.raw.extend_from_slice(&batch.data);
                 if batch.table != Table::Bodies {
                     all.raw_without_bodies.extend_from_slice(&batch.data);
                 }
@@ -349,6 +356,7 @@ impl Recorded {
                     Table::Heartbeats => all.heartbeats.extend(decoded),
                     Table::DnsQueries => all.dns.extend(decoded),
                     Table::Alarms => all.alarms.extend(decoded),
+                    Table::Findings => all.findings.extend(decoded),
                 }
             }
         }

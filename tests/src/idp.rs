@@ -109,7 +109,7 @@ impl Idp {
     }
 
     /// `disable` and `enable` users, `slow` down so many polls of device flows, let the token
-    /// endpoint be `broken`; how often it was asked, by grant type.
+    /// endpoint be `broken`, wait `until` a grant type was asked for so often; how often it was asked, by grant type.
     pub fn people(&self, order: &Value) -> Value {
         self.post("/__admin/people", order)
     }

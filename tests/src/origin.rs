@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod git;
+pub mod llm;
 pub mod raw;
 pub mod routes;
 pub mod seen;
@@ -41,14 +42,16 @@ pub struct Options {
     pub tls: Option<Arc<ServerConfig>>,
     /// Directory of bare repositories, served below `/git/`.
     pub git_root: Option<PathBuf>,
-    /// Keep the heads of requests; off for load tests.
+    /// Keep the heads of requests, and bodies of `/v1/`; off for load tests.
     pub log: bool,
+    /// File to which bodies of `/v1/` are appended.
+    pub received: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { listen, tls: None, git_root: None, log: true }
+        Self { listen, tls: None, git_root: None, log: true, received: None }
     }
 }
 
@@ -95,7 +98,7 @@ impl Origin {
     pub async fn with(options: Options) -> io::Result<Self> {
         let listener = listen(options.listen)?;
         let addr = listener.local_addr()?;
-        let seen = Arc::new(Seen::new(options.log));
+        let seen = Arc::new(Seen::new(options.log, options.received));
         let context = Arc::new(Context { seen: Arc::clone(&seen), git_root: options.git_root });
         let task = tokio::spawn(accept(listener, options.tls.map(TlsAcceptor::from), context));
         Ok(Self { addr, seen, task })

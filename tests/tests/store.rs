@@ -10,6 +10,8 @@
     reason = "a test fails by panicking and explains itself on stderr"
 )]
 
+#[path = "store/findings.rs"]
+mod findings;
 #[path = "store/hostile.rs"]
 mod hostile;
 #[path = "store/identity.rs"]

@@ -5,6 +5,7 @@
 
 mod clients;
 mod jobs;
+mod masking;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,8 @@ use crate::{setup, weir};
 const PROCESSES: [&str; 4] = ["curl", "git", "python", "node"];
 pub(crate) const API: &str = "api.demo.test";
 pub(crate) const GIT: &str = "git.demo.test";
+/// A fake language model, whose route replaces secrets.
+pub(crate) const LLM: &str = "llm.demo.test";
 const NETWORK: &str = "10.78";
 const START: Duration = Duration::from_secs(60);
 const QUERY: Duration = Duration::from_secs(30);
@@ -68,8 +71,11 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     let (idp, provider) =
         sh::step("demo: identity provider", || jobs::start(&release, scratch.path()))?;
     let config = weir::config(scratch.path(), "weir-demo", 15_478)?;
-    std::fs::write(&stage.config, config + &jobs::config(&provider))?;
-    let hosts = format!("127.0.0.1 localhost\n::1 localhost\n{0} {API}\n{0} {GIT}\n", netns.inside);
+    std::fs::write(&stage.config, config + &jobs::config(&provider) + &masking::config())?;
+    let hosts = format!(
+        "127.0.0.1 localhost\n::1 localhost\n{0} {API}\n{0} {GIT}\n{0} {LLM}\n",
+        netns.inside
+    );
     std::fs::write(scratch.path().join("hosts"), hosts)?;
 
     let mut up = sh::step("demo: weir up", || {
@@ -108,8 +114,9 @@ fn start_origin(release: &Path, directory: &Path, netns: &Netns) -> Result<Daemo
     std::fs::create_dir(&repositories)?;
     let mut command = netns.enter();
     command.arg(release.join("origin")).arg("--listen").arg(format!("{}:443", netns.inside));
-    command.args(["--name", API, "--name", GIT, "--out"]).arg(directory);
+    command.args(["--name", API, "--name", GIT, "--name", LLM, "--out"]).arg(directory);
     command.arg("--git-root").arg(repositories).args(["--git-repository", "demo.git"]);
+    command.arg("--received").arg(masking::received(directory));
     let mut origin = Daemon::start("origin", &mut command, &directory.join("origin.log"))?;
     origin.wait_for("origin is up", START)?;
     Ok(origin)
@@ -123,6 +130,7 @@ fn show(stage: &Stage, provider: &str) -> Result<()> {
     sh::step("demo: timeline", || timeline(stage))?;
     sh::step("demo: who asked what", || query(stage, BY_PROCESS, &[API, GIT]))?;
     sh::step("demo: traffic per host", || query(stage, BY_HOST, &[API, GIT]))?;
+    sh::step("demo: secrets, to a model and back", || masking::run(stage))?;
     sh::step("demo: two CI jobs at once", || jobs::run(stage, provider))?;
     sh::step("demo: who they were", || jobs::show(stage))
 }

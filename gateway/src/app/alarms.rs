@@ -15,6 +15,7 @@ use super::worker::identifier;
 use crate::capture::events::{self, EventReader, KernelEvent};
 use crate::capture::{ProcessKey, maps};
 use crate::identify::{Identifier, process};
+use crate::inspect::mask::{self, Lens};
 use crate::record::alarm::{Destination, Subject};
 use crate::record::row::GapRow;
 use crate::record::{Alarm, Record, Severity};
@@ -74,7 +75,7 @@ async fn take(shared: &Shared, identifier: &Identifier, reader: &mut EventReader
             None => return true,
             Some(Ok(event)) => {
                 shared.metrics.kernel_events_total.inc();
-                if let Some(alarm) = alarm(event, identifier).await {
+                if let Some(alarm) = alarm(event, identifier, &shared.inspection.own_lens()).await {
                     shared.recorder.alarm(alarm);
                 }
             }
@@ -88,7 +89,7 @@ async fn take(shared: &Shared, identifier: &Identifier, reader: &mut EventReader
 }
 
 /// `None` for a cause that no program tells.
-async fn alarm(event: KernelEvent, identifier: &Identifier) -> Option<Alarm> {
+async fn alarm(event: KernelEvent, identifier: &Identifier, lens: &Lens) -> Option<Alarm> {
     let (kind, severity) = kind(event.cause)?;
     let process = &event.captured.process;
     let mut identity = (*identifier.identify(process).await).clone();
@@ -106,6 +107,8 @@ async fn alarm(event: KernelEvent, identifier: &Identifier) -> Option<Alarm> {
         port: to.port(),
         proto: protocol(event.protocol),
     });
+    let argv = mask::argv(lens, &process.argv);
+    let process = event.captured.process.clone();
     Some(Alarm {
         kind,
         severity,
@@ -113,7 +116,7 @@ async fn alarm(event: KernelEvent, identifier: &Identifier) -> Option<Alarm> {
         detail: detail(&event),
         count: 1 + u64::from(event.suppressed),
         age: events::age(event.at),
-        process: Some(Box::new(Subject { process: event.captured.process, identity, ancestors })),
+        process: Some(Box::new(Subject { process, identity, argv, ancestors })),
     })
 }
 
@@ -253,10 +256,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_cause_that_is_told_is_explained_and_the_others_are_none() {
-        let identifier = identifier();
+        let (identifier, lens) = (identifier(), Lens::of_names());
         let mut told = 0;
         for cause in Counter::ALL {
-            let Some(alarm) = alarm(event(*cause, "192.0.2.7:443"), &identifier).await else {
+            let Some(alarm) = alarm(event(*cause, "192.0.2.7:443"), &identifier, &lens).await
+            else {
                 continue;
             };
             told += 1;
@@ -269,18 +273,20 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_becomes_an_alarm_of_its_job() {
-        let identifier = identifier();
-        let one = alarm(event(Counter::RefusedNetns, "192.0.2.7:443"), &identifier).await.unwrap();
+        let (identifier, lens) = (identifier(), Lens::of_names());
+        let one =
+            alarm(event(Counter::RefusedNetns, "192.0.2.7:443"), &identifier, &lens).await.unwrap();
         assert_eq!((one.kind, one.severity, one.count), ("refused_netns", Severity::Warn, 5));
         assert_eq!(&*one.process.unwrap().identity.job_id, "job-1", "its cgroup is gone");
         let to = one.destination.unwrap();
         assert_eq!((to.port, &*to.proto), (443, "tcp"));
         assert!(one.age > std::time::Duration::ZERO);
-        let none = alarm(event(Counter::SocketRefusedRaw, "0.0.0.0:0"), &identifier).await.unwrap();
+        let none =
+            alarm(event(Counter::SocketRefusedRaw, "0.0.0.0:0"), &identifier, &lens).await.unwrap();
         assert_eq!(none.destination, None);
         let mut moved = event(Counter::ProcessMovedOut, "0.0.0.0:0");
         moved.actor = ProcessKey { tgid: 9, start_time_ns: 9 };
-        let moved = alarm(moved, &identifier).await.unwrap();
+        let moved = alarm(moved, &identifier, &lens).await.unwrap();
         assert_eq!(moved.detail, "moved to cgroup 6 by process 9 of uid 0");
     }
 }

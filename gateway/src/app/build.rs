@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,9 @@ use crate::capture::maps::Maps;
 use crate::config::Config;
 use crate::identify::guard::Guard;
 use crate::inspect::Inspection;
+use crate::limits;
 use crate::policy::Engine;
+use crate::record::BodyBudget;
 use crate::record::row::Producer;
 use crate::telemetry::Metrics;
 use crate::tls::Terminator;
@@ -89,10 +91,16 @@ pub fn start_with(
         guard,
         registry: Arc::default(),
         inspection: Arc::new(inspection),
+        inspect_budget: BodyBudget::new(limits::MAX_INSPECTED_BYTES),
+        logins: OnceLock::new(),
     });
     let sockets = handed.dns(shared.config.dns.port)?;
     let dns_addr = sockets.addr();
     let admin = handed.admin();
+    if shared.engine.asks_identity() {
+        // Before the first connection: jobs and people of an earlier gateway go on.
+        identity::adopt(&shared, &issuers);
+    }
     let (mut workers, addr) = workers(&shared, &mut handed)?;
     workers.push({
         let shared = Arc::clone(&shared);
@@ -150,7 +158,9 @@ fn workers(
     let mut handles = Vec::new();
     for (i, listeners) in all.into_iter().enumerate() {
         let shared = Arc::clone(shared);
+        let serving = shared.ending.serving.token();
         handles.push(spawn(&format!("weir-worker-{i}"), move || {
+            let _serving = serving;
             if let Err(error) = worker::run(Arc::clone(&shared), listeners) {
                 // Without this worker its share of connections would hang: stop the gateway.
                 tracing::error!(%error, "worker failed");

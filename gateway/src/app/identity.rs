@@ -33,8 +33,11 @@ use crate::identify::oidc::verify::Verifier;
 use crate::identify::wire::{self, Order, Reply};
 use crate::tls::upstream::roots;
 
+pub(super) use self::keeper::adopt;
+
 mod desk;
 mod job;
+mod keeper;
 mod peer;
 mod people;
 
@@ -88,12 +91,16 @@ async fn serve(
 ) -> std::io::Result<()> {
     let socket = UnixListener::from_std(socket)?;
     let desk = Rc::new(Desk::open(Arc::clone(&shared), issuers));
-    desk.resume();
     let users = Users::default();
     // Not dropped in the middle: a refresh token that was used must be replaced.
     let logins = desk.logins.as_ref().map(|logins| {
         tokio::task::spawn_local(Arc::clone(logins).run(shared.shutdown.child_token()))
     });
+    // Orders wait meanwhile: an older gateway that still runs answers its own.
+    let held = tokio::select! {
+        held = desk.take_over() => held,
+        () = shared.shutdown.cancelled() => None,
+    };
     tokio::select! {
         () = accept(&desk, &socket, &users) => {}
         () = sweep(&desk) => {}
@@ -107,7 +114,14 @@ async fn serve(
     } {
         tracing::error!(%error, "tending logins");
     }
-    if !shared.ending.handed_over.is_cancelled() {
+    desk.let_go(held).await;
+    if shared.ending.handed_over.is_cancelled() {
+        shared.ending.serving.close();
+        tokio::select! {
+            () = keeper::follow(&shared) => {}
+            () = shared.ending.serving.wait() => {}
+        }
+    } else {
         // Somebody else's directory may keep it: then who made it removes it.
         drop(std::fs::remove_file(shared.config.identity_socket()));
     }

@@ -24,7 +24,10 @@ use crate::forward::tunnel::{self, Moved};
 use crate::forward::{ForwardError, dial};
 use crate::http::{HttpError, server};
 use crate::identify::Identity;
+use crate::identify::login::Asker;
+use crate::identify::process::kernel_boot_id;
 use crate::identify::standing::{Standing, Verdict};
+use crate::inspect::mask::{self, Lens};
 use crate::inspect::scopes::Scope;
 use crate::policy::{Denied, FlowKind, Permit, Treatment};
 use crate::record::RecordPermit;
@@ -89,13 +92,17 @@ struct Flow {
     standing: Standing,
     record: OpenFlow,
     /// Whose secrets its exchanges carry.
-    #[expect(dead_code, reason = "exchanges are looked at in the next change")]
     scope: Arc<Scope>,
     /// Given back with the flow, which an upgraded connection outlives the HTTP server with.
     _place: Place,
 }
 
 impl Flow {
+    /// What is looked for in recorded heads.
+    fn lens(&self) -> Lens {
+        self.worker.shared.inspection.lens(&self.scope)
+    }
+
     /// Whether who vouches for the process is enough, now, for a host of this verified name.
     fn vouched(&self, verified_name: Option<&str>) -> Result<(), Denied> {
         let shared = &self.worker.shared;
@@ -104,6 +111,16 @@ impl Flow {
         }
         let verdict = self.standing.verdict(shared.seams.clock.wall());
         shared.engine.identity(verdict, verified_name)
+    }
+
+    /// How the person logs in whom nobody vouches for. A job's process is nobody's who could.
+    async fn login_hint(&self) -> Option<String> {
+        let (logins, process) = (self.worker.shared.logins.get()?, &self.captured.process);
+        if process.anchor.is_some() {
+            return None;
+        }
+        let boot = kernel_boot_id();
+        logins.prompt(&Asker::of(boot, process.key, process.uid, &self.identity.cgroup)).await
     }
 }
 
@@ -149,11 +166,18 @@ pub(super) async fn flow(
     let standing = standing(worker, &captured, &identity).await;
     let vouched = standing.who(worker.shared.seams.clock.wall());
     let identity = vouched.map_or(Rc::clone(&identity), |who| Rc::new(identity.acting_for(who)));
-    let scope = worker.shared.inspection.scope(identity.session_id, &standing);
+    let inspection = &worker.shared.inspection;
+    let scope = inspection.scope(identity.session_id, &standing);
+    if inspection.wants_environment(&scope, &captured.process)
+        && let Some(environment) = worker.identifier.secrets(&captured.process).await
+    {
+        inspection.learn(&scope, &environment);
+    }
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();
     let now = worker.shared.seams.clock.wall();
-    let record = OpenFlow::begin(&captured, &identity, ancestors, now, wire.count(), permit);
+    let argv = mask::argv(&worker.shared.inspection.lens(&scope), &captured.process.argv);
+    let record = OpenFlow::begin(&captured, &identity, argv, ancestors, now, wire.count(), permit);
     if captured.socket_moved {
         // The kernel's own event is the alarm.
         record.edit(|row| row.detail = SOCKET_MOVED.to_owned());
@@ -189,6 +213,9 @@ async fn standing(worker: &Worker, captured: &Captured, identity: &Identity) -> 
     }
     let (process, registry) = (&captured.process, &worker.shared.registry);
     let session = || identity.session(process.uid);
+    if let Some(member) = process.anchor {
+        registry.await_job(member.id).await;
+    }
     let standing = registry.look_up(process.anchor, identity.container_of(), session);
     standing.settle().await;
     standing

@@ -147,7 +147,10 @@ async fn reap_loop(worker: Rc<Worker>) {
     let mut every = tokio::time::interval(REAP_EVERY);
     loop {
         tokio::select! {
-            _ = every.tick() => worker.pool.reap(Instant::now()),
+            _ = every.tick() => {
+                worker.pool.reap(Instant::now());
+                worker.shared.inspection.sweep();
+            }
             () = worker.shared.shutdown.cancelled() => return,
         }
     }

@@ -204,6 +204,19 @@ impl Anchors {
         Ok(())
     }
 
+    /// Whether an anchor goes on: the kernel has it, with this root, which lives.
+    ///
+    /// # Errors
+    /// [`AnchorError::Capture`]
+    pub fn goes_on(&self, id: AnchorId, root: ProcessKey) -> Result<bool, AnchorError> {
+        let known = self.root_of(id.0)?.filter(|known| {
+            known.tgid == root.tgid
+                && known.start_time_ns == root.start_time_ns
+                && known.ended_ns == 0
+        });
+        Ok(known.is_some() && is_alive(root))
+    }
+
     /// The anchors of an earlier gateway process that live on. Ends the others, and removes what
     /// is left of processes that nobody saw exit.
     ///
@@ -305,6 +318,19 @@ pub fn is_alive(process: ProcessKey) -> bool {
         let ticks = process.start_time_ns / u64::from(TICK_NS);
         !stat.is_dying && stat.start_ticks == ticks
     })
+}
+
+/// A descriptor that names a process also when its number is another's.
+///
+/// # Errors
+/// When it is gone.
+pub fn pidfd(pid: u32) -> std::io::Result<OwnedFd> {
+    syscall::pidfd(pid)
+}
+
+/// Whether a process has exited, all its threads included.
+pub fn has_exited(pidfd: &OwnedFd) -> bool {
+    exited(pidfd)
 }
 
 /// A process that lives, by its number: its start time to the clock tick below, and its parent (0

@@ -55,6 +55,7 @@ pub async fn run(args: &Args, context: &Context, out: &mut dyn Write) -> Result<
     let capture = Arc::new(PinnedCapture::open(&maps)?);
     enter_cgroup(&config)?;
     raise_descriptor_limit(config.gateway.max_connections);
+    refuse_core_files();
     let predecessor = take_over(args.takeover, &config, &mut handed)?;
     handed.complete(&config, true)?;
     let seams = Seams {
@@ -218,5 +219,13 @@ pub(super) fn raise_descriptor_limit(flows: usize) {
     });
     if let Err(error) = raised {
         tracing::warn!(%error, wanted, "descriptor limit not raised");
+    }
+}
+
+/// Secrets are in memory: none of it is to be in a file.
+fn refuse_core_files() {
+    use nix::sys::resource::{Resource, setrlimit};
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        tracing::warn!(%error, "a crash may leave a core file");
     }
 }

@@ -50,7 +50,12 @@ pub async fn run(args: &Args, context: &Context, out: &mut dyn Write) -> Result<
         out.flush()?;
     }
     let repairs = Repairs::start(attach::spec(&config)?)?;
-    let serving = server::serve(listener, account.uid.as_raw(), config.capture.pin_dir);
+    let serving = server::serve(
+        listener,
+        account.uid.as_raw(),
+        config.capture.pin_dir,
+        config.capture.cgroup,
+    );
     let ended = LocalSet::new()
         .run_until(async {
             tokio::select! {

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::clock::WallUs;
 use crate::config::Config;
+use crate::query::findings::{self, Filter, Place};
 use crate::query::show::{self, Body, Direction, Exchange};
 use crate::query::{QueryError, Size, terminal, when};
 use crate::sink::connect_reader;
@@ -11,6 +12,8 @@ use crate::sink::connect_reader;
 /// Bytes of a body that `--body` writes; larger than any recorded body.
 const WHOLE_BODY: usize = 64 * 1024 * 1024;
 const DUMP_LINES: usize = 16;
+/// Secrets that are listed.
+const FINDINGS: u32 = 256;
 
 /// Shows one exchange: head, headers and bodies.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +41,9 @@ pub async fn run(args: &Args, config: &Config, out: &mut dyn Write) -> Result<()
         return Ok(());
     }
     head(&exchange, out)?;
+    let filter =
+        Filter { exchange: Some(exchange.exchange_id), limit: FINDINGS, ..Filter::default() };
+    findings(&findings::places(&client, &filter).await?, out)?;
     for direction in [Direction::Request, Direction::Response] {
         let cap = args.max_body.min(WHOLE_BODY);
         let body = show::body(&client, exchange.exchange_id, direction, cap).await?;
@@ -77,6 +83,18 @@ fn head(e: &Exchange, out: &mut dyn Write) -> Result<(), QueryError> {
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         writeln!(out, "{name:<12} {}", terminal::line(value))?;
+    }
+    Ok(())
+}
+
+fn findings(places: &[Place], out: &mut dyn Write) -> Result<(), QueryError> {
+    for one in places.iter().rev() {
+        let Place { action, rule, confidence, length, direction, location, fingerprint, .. } = one;
+        let text = format!(
+            "{action} {rule} ({confidence}, {length} bytes) in the {direction}, {location}; \
+             fingerprint {fingerprint}"
+        );
+        writeln!(out, "{:<12} {}", "secret", terminal::line(&text))?;
     }
     Ok(())
 }

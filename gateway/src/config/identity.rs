@@ -17,7 +17,7 @@ use super::url::HttpUrl;
 pub struct Identity {
     /// Providers whose tokens are believed.
     pub issuers: Vec<Issuer>,
-    /// Where logins of people are kept over a restart.
+    /// Where jobs and logins of people are kept over a restart.
     pub state_dir: PathBuf,
     /// What becomes of traffic for which nobody vouches.
     pub require: Require,

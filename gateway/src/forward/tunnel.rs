@@ -1,6 +1,6 @@
 //! Copies bytes both ways: passed-through TLS, opaque TCP, upgraded HTTP.
 //!
-//! - input: two streams
+//! - input: two streams, and what is to be changed in each direction
 //! - output: bytes per direction
 //! - bound: two 64 KiB buffers; `idle` without a byte in either direction ends it
 //! - on failure: [`ForwardError`]; half-closes are passed on, not treated as the end
@@ -26,6 +26,49 @@ pub struct Moved {
     pub down: Cell<u64>,
 }
 
+/// What leaves a tunnel in place of what came, in one direction.
+pub trait Change {
+    /// Whether everything leaves as it came.
+    fn is_none(&self) -> bool {
+        false
+    }
+
+    /// Takes bytes; what may leave now is added to `out`.
+    ///
+    /// # Errors
+    /// The tunnel is to be closed, after `out`, which may tell the receiver so.
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Halted>;
+
+    /// The sender has closed.
+    ///
+    /// # Errors
+    /// As for `push`.
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Halted>;
+}
+
+/// A [`Change`] does not let a tunnel go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halted;
+
+/// Everything leaves as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Unchanged;
+
+impl Change for Unchanged {
+    fn is_none(&self) -> bool {
+        true
+    }
+
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Halted> {
+        out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut Vec<u8>) -> Result<(), Halted> {
+        Ok(())
+    }
+}
+
 /// Copies until both sides have closed.
 ///
 /// # Errors
@@ -36,12 +79,27 @@ pub async fn copy(
     idle: Duration,
     moved: &Moved,
 ) -> Result<(), ForwardError> {
+    copy_changed(downstream, upstream, idle, moved, [Box::new(Unchanged), Box::new(Unchanged)])
+        .await
+}
+
+/// The same, with what is changed on the way up and on the way down.
+///
+/// # Errors
+/// [`ForwardError::Halted`] when a change does not let it go on; otherwise as [`copy`].
+pub async fn copy_changed(
+    downstream: impl AsyncRead + AsyncWrite,
+    upstream: impl AsyncRead + AsyncWrite,
+    idle: Duration,
+    moved: &Moved,
+    [up, down]: [Box<dyn Change>; 2],
+) -> Result<(), ForwardError> {
     let (down_read, down_write) = tokio::io::split(downstream);
     let (up_read, up_write) = tokio::io::split(upstream);
     let both = async {
         tokio::try_join!(
-            one_way((down_read, Fault::Downstream), (up_write, Fault::Upstream), &moved.up),
-            one_way((up_read, Fault::Upstream), (down_write, Fault::Downstream), &moved.down),
+            one_way((down_read, Fault::Downstream), (up_write, Fault::Upstream), &moved.up, up),
+            one_way((up_read, Fault::Upstream), (down_write, Fault::Downstream), &moved.down, down),
         )
     };
     tokio::select! {
@@ -55,18 +113,32 @@ async fn one_way(
     (mut from, reading): (impl AsyncRead + Unpin, Fault),
     (mut to, writing): (impl AsyncWrite + Unpin, Fault),
     count: &Cell<u64>,
+    mut change: Box<dyn Change>,
 ) -> Result<(), ForwardError> {
     let broken = |fault| move |source| ForwardError::Tunnel { fault, source };
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut changed = Vec::new();
     loop {
         let n = from.read(&mut buffer).await.map_err(broken(reading))?;
-        if n == 0 {
-            return to.shutdown().await.map_err(broken(writing));
-        }
         let piece = buffer.get(..n).unwrap_or_default();
-        to.write_all(piece).await.map_err(broken(writing))?;
-        to.flush().await.map_err(broken(writing))?;
+        let (mut halted, mut leaves) = (Ok(()), piece);
+        if !change.is_none() {
+            changed.clear();
+            halted = match n {
+                0 => change.finish(&mut changed),
+                _ => change.push(piece, &mut changed),
+            };
+            leaves = &changed;
+        }
+        if !leaves.is_empty() {
+            to.write_all(leaves).await.map_err(broken(writing))?;
+            to.flush().await.map_err(broken(writing))?;
+        }
         count.set(count.get() + n as u64);
+        if n == 0 || halted.is_err() {
+            to.shutdown().await.map_err(broken(writing))?;
+            return halted.map_err(|Halted| ForwardError::Halted);
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub fn status(error: &dyn Faulty) -> StatusCode {
     match (error.fault(), error.outcome()) {
         (_, "misdirected") => StatusCode::MISDIRECTED_REQUEST,
         (_, "connect_refused") => StatusCode::METHOD_NOT_ALLOWED,
+        (_, "body_too_large") => StatusCode::PAYLOAD_TOO_LARGE,
+        (_, "body_unreadable") => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        (Fault::Policy, "answer_refused") => StatusCode::BAD_GATEWAY,
         (Fault::Downstream, _) => StatusCode::BAD_REQUEST,
         (Fault::Policy, _) => StatusCode::FORBIDDEN,
         (Fault::Upstream, "upstream_timeout") => StatusCode::GATEWAY_TIMEOUT,
@@ -31,13 +34,24 @@ pub fn status(error: &dyn Faulty) -> StatusCode {
 
 /// A response that says what failed and how to find it in the record.
 pub fn refuse(error: &dyn Faulty, rule: Option<&str>, id: Uuid) -> Response<ResponseBody> {
+    explain(error, rule, None, id)
+}
+
+/// The same, with what whoever reads it can do about it.
+pub fn explain(
+    error: &dyn Faulty,
+    rule: Option<&str>,
+    hint: Option<&str>,
+    id: Uuid,
+) -> Response<ResponseBody> {
     let status = status(error);
     let what = match error.fault() {
         Fault::Internal => "internal failure".to_owned(),
         _ => error.to_string(),
     };
     let rule = rule.map(|rule| format!("rule: {rule}\n")).unwrap_or_default();
-    let text = format!("weir: {what}\n{rule}request: {id}\n");
+    let hint = hint.map(|hint| format!("weir: {hint}\n")).unwrap_or_default();
+    let text = format!("weir: {what}\n{hint}{rule}request: {id}\n");
     let mut response = Response::new(ResponseBody::Own(Full::new(Bytes::from(text))));
     *response.status_mut() = status;
     let headers = response.headers_mut();

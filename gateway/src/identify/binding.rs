@@ -55,12 +55,28 @@ pub(super) struct Presented<'a> {
     pub(super) forget_at: WallUs,
 }
 
+/// What an anchor presented, without any of it: hashes, and when each may be forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Of tokens.
+    pub tokens: Vec<(Key, WallUs)>,
+    /// Of jobs.
+    pub jobs: Vec<(Key, WallUs)>,
+}
+
+impl Remembered {
+    /// Whether there is something that is not to be forgotten yet.
+    pub fn lasts(&self, now: WallUs) -> bool {
+        self.tokens.iter().chain(&self.jobs).any(|(_, forget_at)| forget_at.0 > now.0)
+    }
+}
+
 /// Remembers who presented what. All threads share it.
 #[derive(Debug, Default)]
 pub struct Bindings(Mutex<Memory>);
 
 /// SHA-256 over length-prefixed parts: no two lists of parts share one, and entries have one size.
-type Key = [u8; 32];
+pub type Key = [u8; 32];
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -121,6 +137,19 @@ impl Bindings {
         Ok(())
     }
 
+    /// What an anchor presented, to be kept over a restart.
+    pub(super) fn of(&self, anchor: AnchorId) -> Remembered {
+        let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Remembered { tokens: memory.tokens.of(anchor), jobs: memory.jobs.of(anchor) }
+    }
+
+    /// The same, after a restart. What somebody else has presented meanwhile stays theirs.
+    pub(super) fn remember(&self, anchor: AnchorId, kept: &Remembered, now: WallUs) {
+        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.tokens.restore(anchor, &kept.tokens, now, MAX_REMEMBERED_TOKENS);
+        memory.jobs.restore(anchor, &kept.jobs, now, MAX_REMEMBERED_JOBS);
+    }
+
     /// Takes no more tokens from an anchor. Its tokens and jobs stay taken.
     pub(super) fn end(&self, anchor: AnchorId, now: WallUs) {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,6 +201,22 @@ impl Table {
                 *self.per_anchor.entry(anchor).or_default() += 1;
             }
             None => *self.per_anchor.entry(anchor).or_default() += 1,
+        }
+    }
+
+    fn of(&self, anchor: AnchorId) -> Vec<(Key, WallUs)> {
+        let own = self.entries.iter().filter(|(_, entry)| entry.anchor == anchor);
+        let mut own: Vec<_> = own.map(|(key, entry)| (*key, entry.forget_at)).collect();
+        own.sort_unstable_by_key(|(key, _)| *key);
+        own
+    }
+
+    fn restore(&mut self, anchor: AnchorId, kept: &[(Key, WallUs)], now: WallUs, all: usize) {
+        for (key, forget_at) in kept.iter().filter(|(_, forget_at)| forget_at.0 > now.0) {
+            let has_room = self.entries.len() < all || self.entries.contains_key(key);
+            if has_room && !self.is_anothers(*key, anchor, now) {
+                self.keep(*key, anchor, *forget_at);
+            }
         }
     }
 
@@ -265,6 +310,29 @@ mod tests {
             assert_eq!(bind(&jobs, &name, Some(&name), 1, 0), "ok");
         }
         assert_eq!(bind(&jobs, "x", Some("x"), 1, 0), "token_binding_full");
+    }
+
+    #[test]
+    fn what_was_presented_is_remembered_over_a_restart() {
+        let all = Bindings::default();
+        assert_eq!(bind(&all, "t1", Some("j"), 1, 0), "ok");
+        let kept = all.of(anchor(1));
+        assert_eq!((kept.tokens.len(), kept.jobs.len()), (1, 1));
+        assert!(kept.lasts(WallUs(HOUR_US)) && !kept.lasts(WallUs(8 * 24 * HOUR_US)));
+        let next = Bindings::default();
+        next.remember(anchor(1), &kept, WallUs(0));
+        assert_eq!(next.of(anchor(1)), kept);
+        assert_eq!(bind(&next, "t2", Some("j"), 2, 0), "token_second_anchor");
+        assert_eq!(bind(&next, "t1", None, 2, 0), "token_replayed");
+        assert_eq!(bind(&next, "t1", Some("j"), 1, 0), "ok");
+        // What is over is not brought back, and what is another's is not taken from them.
+        let late = Bindings::default();
+        late.remember(anchor(1), &kept, WallUs(HOUR_US));
+        assert_eq!(bind(&late, "t1", None, 2, HOUR_US), "ok");
+        let taken = Bindings::default();
+        assert_eq!(bind(&taken, "t1", None, 2, 0), "ok");
+        taken.remember(anchor(1), &kept, WallUs(0));
+        assert_eq!(bind(&taken, "t1", None, 2, 0), "ok");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What the gateway may not read itself: asked of `weir guard`, which may.
 //!
 //! - input: the kernel's identifiers of a process
-//! - output: the path of its executable; what can be seen of the capture
+//! - output: the path of its executable; secrets of its environment; what can be seen of the capture
 //! - bound: one connection and one question at a time per [`Guard`], [`PATIENCE`] for each
 //! - on failure: nothing is known, and it is counted; a question later connects again
 //!
-//! One packet per question and answer: `exe TGID DEV INO` or `capture`; `=` and the answer, or `-`.
+//! One packet per question and answer: `exe TGID DEV INO`, `environment TGID START DEV INO` or `capture`; `=` and the answer, or `-`.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -15,9 +15,10 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
-use crate::capture::Process;
 use crate::capture::repair::look::Look;
+use crate::capture::{ExeId, Process, ProcessKey};
 use crate::packet;
 use crate::telemetry::Metrics;
 
@@ -62,6 +63,23 @@ impl Guard {
         let (tgid, exe) = (process.key.tgid, process.exe);
         let answer = self.ask(&format!("exe {tgid} {} {}", exe.dev, exe.ino)).await?;
         Ok(answer.map(|path| String::from_utf8_lossy(&path).into_owned()))
+    }
+
+    /// What looks like a secret in the environment of a captured process, as procfs writes it.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    ///
+    /// # Cancel safety
+    /// Safe: the connection is given up.
+    pub async fn secrets(
+        &self,
+        process: &Process,
+    ) -> std::result::Result<Option<Zeroizing<Vec<u8>>>, Unanswered> {
+        let ExeId { dev, ino } = process.exe;
+        let ProcessKey { tgid, start_time_ns } = process.key;
+        let answer = self.ask(&format!("environment {tgid} {start_time_ns} {dev} {ino}")).await?;
+        Ok(answer.map(Zeroizing::new))
     }
 
     /// What can be seen of the capture; `None` when the guard did not answer.

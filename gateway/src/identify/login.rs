@@ -26,7 +26,7 @@ mod sessions;
 mod store;
 
 pub use asker::Asker;
-pub use logins::{CodeStart, DeviceStart, LoggedIn, Logins, Parts};
+pub use logins::{CodeStart, DeviceStart, LoggedIn, Logins, Parts, kept_people};
 pub use sessions::Sessions;
 
 /// What a login is bound to. Another boot, another user and another login session are others.

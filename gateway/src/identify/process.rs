@@ -1,17 +1,25 @@
 //! Names for a process, from procfs and the user database.
 //!
 //! - input: the kernel's identifiers of a process
-//! - output: executable path, user name, boot id
+//! - output: executable path, user name, boot id, secrets of the environment
 //! - bound: a handful of small reads
 //! - on failure: an error, or a name that says less; the caller keeps the identifiers
 
-use std::io::{ErrorKind, Result};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Result};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use uuid::Uuid;
+use weir_inspect::environment;
+use zeroize::Zeroizing;
 
 use crate::capture::session::Login;
 use crate::capture::{CgroupId, Process, ProcessKey, anchors, cgroup};
+use crate::limits::MAX_ENVIRONMENT_BYTES;
+
+/// Fits into an answer of the guard.
+const MAX_SECRETS_BYTES: usize = 24 * 1024;
 
 /// Path of the executable, only if procfs still shows the same device and inode that the hook
 /// saw. A reused pid or an `execve` since then has another inode and answers `None`.
@@ -26,6 +34,41 @@ pub fn exe_path(process: &Process) -> Result<String> {
     let dev = (libc::major(meta.dev()) << 20) | libc::minor(meta.dev());
     let same = dev == process.exe.dev && meta.ino() == process.exe.ino;
     same.then(|| path.to_string_lossy().into_owned()).ok_or(ErrorKind::NotFound.into())
+}
+
+/// What looks like a secret in the environment of a process, as procfs writes it: names and values with a
+/// zero byte after each, at most [`MAX_SECRETS_BYTES`].
+///
+/// # Errors
+/// `PermissionDenied` for a process of another user, without privilege; `NotFound` for one that ended or
+/// has executed another file.
+pub fn secrets(process: &Process) -> Result<Zeroizing<Vec<u8>>> {
+    let mut all = Zeroizing::new(Vec::with_capacity(8192));
+    let file = File::open(format!("/proc/{}/environ", process.key.tgid))?;
+    file.take(MAX_ENVIRONMENT_BYTES as u64).read_to_end(&mut all)?;
+    // After it was read: until here the number was this process's.
+    exe_path(process)?;
+    if !anchors::is_alive(process.key) {
+        return Err(ErrorKind::NotFound.into());
+    }
+    let mut out = Zeroizing::new(Vec::new());
+    for (name, value) in environment::secrets(&all) {
+        if out.len() + name.len() + value.len() + 2 <= MAX_SECRETS_BYTES {
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            out.extend_from_slice(value);
+            out.push(0);
+        }
+    }
+    Ok(out)
+}
+
+/// The same of a process below this cgroup, a path relative to the cgroup2 mount; of others nothing.
+pub fn captured_secrets(process: &Process, captured: &Path) -> Option<Zeroizing<Vec<u8>>> {
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", process.key.tgid)).ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    // Read afterwards: `secrets` sees to it that it is still the same process.
+    Path::new(path).starts_with(captured).then(|| secrets(process).ok()).flatten()
 }
 
 /// Path of the cgroup that a process is in below the cgroup2 mount, only if it is the one with this

@@ -5,14 +5,16 @@
 //! - bound: [`MAX_JOBS`] and [`MAX_PEOPLE`]; a look-up is one read lock and one map, no network
 //! - on failure: [`RegistryError`]; whoever is not here is unidentified
 //!
-//! Everything is in memory. A process with an anchor is its job's or nobody's: it is never looked up
+//! Everything is in memory; what an earlier gateway knew is adopted from files. A process with an anchor is its job's or nobody's: it is never looked up
 //! by cgroup or session, so that an orphan does not become the next job's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio_util::sync::CancellationToken;
+
 use super::bound::{Bound, End, State};
-use super::standing::Standing;
+use super::standing::{PENDING, Standing};
 use super::who::Who;
 use crate::capture::anchors::{AnchorId, AnchorSource, Membership};
 use crate::capture::session::Login;
@@ -76,6 +78,8 @@ pub struct Registry {
     /// First levels below the captured cgroup with the only job that ever began in each; `None` for
     /// those that more than one did.
     cgroups: RwLock<HashMap<Arc<str>, Option<AnchorId>>>,
+    /// Nobody else knows a job that we do not: no older gateway registers any more.
+    complete: CancellationToken,
 }
 
 impl Registry {
@@ -98,16 +102,74 @@ impl Registry {
         jobs.insert(anchor, Arc::clone(&job));
         drop(jobs);
         if let Some(cgroup) = cgroup {
-            let mut cgroups = self.cgroups.write().unwrap_or_else(PoisonError::into_inner);
-            // Without a place its containers are unidentified.
-            let has_room = cgroups.len() < MAX_CGROUPS;
-            match cgroups.get_mut(cgroup) {
-                Some(first) => *first = None,
-                None if has_room => drop(cgroups.insert(cgroup.into(), Some(anchor))),
-                None => {}
-            }
+            self.enter(cgroup, Some(anchor));
         }
         Ok(job)
+    }
+
+    /// A job that an earlier gateway knew, or another one knows now: begins it here, or follows what
+    /// became of it there. `cgroup` comes with whether the job is the only one that ever began in it.
+    ///
+    /// # Errors
+    /// [`RegistryError`]
+    pub fn adopt(
+        &self,
+        anchor: AnchorId,
+        cgroup: Option<(&str, bool)>,
+        who: Option<Who>,
+        state: State,
+    ) -> Result<(), RegistryError> {
+        let job = match self.job(anchor) {
+            Some(job) => job,
+            None => self.begin_job(anchor, None)?,
+        };
+        if let Some((cgroup, is_only)) = cgroup {
+            self.enter(cgroup, is_only.then_some(anchor));
+        }
+        if let Some(who) = who.filter(|_| !job.has_ended()) {
+            // What has ended was good for some time, for the record.
+            let until = if let State::Active(until) = state { until } else { WallUs(0) };
+            job.bind(who, until)?;
+        }
+        match state {
+            State::Ended(how) => job.end(how),
+            State::Pending | State::Refused => job.refuse(),
+            State::Active(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A job in a cgroup; `None` for more than one.
+    fn enter(&self, cgroup: &str, job: Option<AnchorId>) {
+        let mut cgroups = self.cgroups.write().unwrap_or_else(PoisonError::into_inner);
+        // Without a place its containers are unidentified.
+        let has_room = cgroups.len() < MAX_CGROUPS;
+        match cgroups.get_mut(cgroup) {
+            Some(first) if *first == job => {}
+            Some(first) => *first = None,
+            None if has_room => drop(cgroups.insert(cgroup.into(), job)),
+            None => {}
+        }
+    }
+
+    /// The only job that ever began in a cgroup.
+    pub fn only_job(&self, cgroup: &str) -> Option<AnchorId> {
+        let cgroups = self.cgroups.read().unwrap_or_else(PoisonError::into_inner);
+        cgroups.get(cgroup).copied().flatten()
+    }
+
+    /// Every job that any gateway registered is known here.
+    pub fn completed(&self) {
+        self.complete.cancel();
+    }
+
+    /// Waits until every job is known, while an older gateway may have registered this one: not for
+    /// long.
+    pub async fn await_job(&self, anchor: AnchorId) {
+        if !self.complete.is_cancelled() && self.job(anchor).is_none() {
+            // Late is the same as never: unidentified.
+            drop(tokio::time::timeout(PENDING, self.complete.cancelled()).await);
+        }
     }
 
     /// The job of an anchor.
@@ -145,6 +207,37 @@ impl Registry {
         Ok(())
     }
 
+    /// A person's login was refreshed, which brings back nobody who was revoked meanwhile.
+    ///
+    /// # Errors
+    /// [`RegistryError`]
+    pub fn extend_person(
+        &self,
+        key: SessionKey,
+        who: Who,
+        expires_at: WallUs,
+    ) -> Result<(), RegistryError> {
+        match self.person(&key) {
+            Some(person) => person.bind(who, expires_at),
+            None => self.bind_person(key, who, expires_at),
+        }
+    }
+
+    /// Everybody who is logged in, by another gateway, which serves now: others are cut here.
+    pub fn follow_people(&self, all: &[(SessionKey, Who, WallUs)]) {
+        let all: HashMap<_, _> = all.iter().map(|(key, who, until)| (key, (who, until))).collect();
+        let mut people = self.people.write().unwrap_or_else(PoisonError::into_inner);
+        people.retain(|key, person| {
+            let now = all.get(key);
+            let goes_on =
+                now.is_some_and(|(who, until)| person.bind((*who).clone(), **until).is_ok());
+            if !goes_on {
+                person.end(End::Revoked);
+            }
+            goes_on
+        });
+    }
+
     /// A person has logged out, or their session is over. Open connections are cut.
     pub fn unbind_person(&self, key: &SessionKey) {
         let mut people = self.people.write().unwrap_or_else(PoisonError::into_inner);
@@ -175,13 +268,9 @@ impl Registry {
         if let Some(member) = anchor {
             return Standing::of_job(self.job(member.id), member.source, member.is_ended);
         }
-        if let Some(cgroup) = container_of {
-            let cgroups = self.cgroups.read().unwrap_or_else(PoisonError::into_inner);
-            let only = cgroups.get(cgroup).copied().flatten();
-            drop(cgroups);
-            if let Some(job) = only.and_then(|id| self.job(id)) {
-                return Standing::of_job(Some(job), AnchorSource::Cgroup, false);
-            }
+        let only = container_of.and_then(|cgroup| self.only_job(cgroup));
+        if let Some(job) = only.and_then(|id| self.job(id)) {
+            return Standing::of_job(Some(job), AnchorSource::Cgroup, false);
         }
         if self.has_people() {
             return Standing::of_person(self.person(&session()));

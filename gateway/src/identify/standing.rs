@@ -15,7 +15,7 @@ use crate::capture::anchors::AnchorSource;
 use crate::clock::WallUs;
 
 /// A connection waits so long for the token of a job that has just begun.
-const PENDING: Duration = Duration::from_secs(5);
+pub(super) const PENDING: Duration = Duration::from_secs(5);
 
 /// Whether somebody vouches for a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,7 @@
 //! - bound: `limits::MAX_FINDINGS`; more are only counted
 //! - on failure: cannot fail
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use weir_inspect::fingerprint::Fingerprint;
 use weir_inspect::rule::{Confidence, Tier};
@@ -65,7 +63,7 @@ pub struct Finding {
 
 /// Findings of one exchange. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Findings(Rc<RefCell<Inner>>);
+pub struct Findings(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -88,7 +86,7 @@ pub struct Taken {
 impl Findings {
     /// Adds one.
     pub fn add(&self, finding: Finding) {
-        let mut inner = self.0.borrow_mut();
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.count = inner.count.saturating_add(1);
         inner.action = inner.action.max(Some(finding.action));
         if inner.all.len() < MAX_FINDINGS {
@@ -98,7 +96,10 @@ impl Findings {
 
     /// All of them; none are left.
     pub fn take(&self) -> Taken {
-        let Inner { all, count, action } = std::mem::take(&mut *self.0.borrow_mut());
+        let Inner { all, count, action } = {
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *inner)
+        };
         Taken { all, count, action }
     }
 }

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use weir_inspect::engine::{Engine, RuleError};
+use weir_inspect::engine::{By, Engine, RuleError};
+use weir_inspect::environment;
 use weir_inspect::fingerprint::{Fingerprint, Key};
 use weir_inspect::judge::Found;
 use weir_inspect::known::Known;
@@ -17,7 +18,10 @@ use zeroize::Zeroizing;
 
 use super::judge::Looking;
 use super::keys;
+use super::mask::Lens;
+use super::rules::{self, RulesError};
 use super::scopes::{Scope, Scopes};
+use crate::capture::Process;
 use crate::clock::SharedClock;
 use crate::config::inspect::{Egress, Inspect, KnownValue, Route};
 use crate::identify::standing::Standing;
@@ -41,6 +45,9 @@ pub enum InspectError {
         /// What is wrong.
         what: String,
     },
+    /// A file of rules.
+    #[error("inspect: {0}")]
+    Rules(#[from] RulesError),
     /// A rule.
     #[error("inspect: {0}")]
     Rule(#[from] RuleError),
@@ -74,7 +81,7 @@ impl Inspection {
         let values = values.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             key,
-            engine: Arc::new(Engine::new(Vec::new())?),
+            engine: rules::engine(config)?,
             no_rules: Arc::new(Engine::new(Vec::new())?),
             registered: Known::new((REGISTERED..).zip(values.iter().map(|value| value.to_vec()))),
             values,
@@ -90,9 +97,24 @@ impl Inspection {
         self.scopes.of(session, standing, &self.key, (self.clock.mono(), self.clock.wall()))
     }
 
+    /// Wipes the scopes that are over.
+    pub fn sweep(&self) {
+        self.scopes.sweep((self.clock.mono(), self.clock.wall()));
+    }
+
     /// Begins to look at an exchange with a host: its authority without the port, lower-case.
     pub fn look(self: &Arc<Self>, scope: &Arc<Scope>, host: &str) -> Looking {
         Looking::begin(self, scope, host)
+    }
+
+    /// What is looked for in heads and arguments that are recorded.
+    pub fn lens(&self, scope: &Scope) -> Lens {
+        Lens::new(&self.engine, self.known(scope))
+    }
+
+    /// The same, where no scope is at hand.
+    pub fn own_lens(&self) -> Lens {
+        Lens::new(&self.engine, self.registered.clone())
     }
 
     /// Rules.
@@ -180,8 +202,37 @@ impl Inspection {
         })
     }
 
+    /// Whether the environment of a process that connects for the first time is wanted.
+    pub fn wants_environment(&self, scope: &Scope, process: &Process) -> bool {
+        self.config.environment && scope.is_new(process)
+    }
+
+    /// Takes the secrets of an environment in as known values of the scope. Those that find no room are
+    /// not known.
+    pub fn learn(&self, scope: &Scope, environment: &[u8]) {
+        for (name, value) in environment::secrets(environment) {
+            let hosts = self.hosts_of(value);
+            let name: Arc<str> = format!("env:{}", printable(name)).into();
+            let learnt =
+                scope.with(self.clock.mono(), |vault, now| vault.learn(value, &name, &hosts, now));
+            if let Err(error) = learnt {
+                tracing::warn!(%error, "a value of an environment is not known");
+                return;
+            }
+        }
+    }
+
+    /// Hosts of the rule that a value is a secret by.
+    fn hosts_of(&self, value: &[u8]) -> Vec<String> {
+        let found = self.engine.find(value, &Known::default());
+        let rules = found.iter().filter_map(|one| match one.by {
+            By::Rule(index) if one.span == (0..value.len()) => self.engine.rule(index),
+            By::Rule(_) | By::Known(_) => None,
+        });
+        rules.flat_map(|rule| rule.hosts.iter().cloned()).collect()
+    }
+
     /// Notes what was sent to a host as a credential.
-    #[expect(dead_code, reason = "the head of a request is read in the next change")]
     pub(super) fn used(&self, scope: &Scope, value: &[u8], host: &str) {
         scope.with(self.clock.mono(), |vault, _| vault.used(value, host));
     }
@@ -197,4 +248,10 @@ impl Inspection {
         let at = usize::try_from(number.checked_sub(REGISTERED)?).ok()?;
         self.config.known.get(at).zip(self.names.get(at))
     }
+}
+
+/// The name of a variable, as far as it is one: a process chose it.
+fn printable(name: &str) -> String {
+    let word = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    name.chars().filter(word).take(64).collect()
 }

@@ -8,12 +8,11 @@
 //! One pass over the bytes finds, replaces and records. What leaves is decided by [`Side::plan`]:
 //! the pass's output or the original.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use weir_inspect::engine::Engine;
-use weir_inspect::judge::{Found, Judge, Verdict};
+use weir_inspect::judge::{Found, Judge, Location, Verdict};
 use weir_inspect::known::Known;
 use weir_inspect::placeholder;
 
@@ -23,6 +22,8 @@ use super::mask;
 use super::refused::Refused;
 use super::scopes::Scope;
 use crate::config::inspect::{Egress, Mode, Route};
+
+mod deciding;
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub enum Plan {
 
 /// The eyes on one exchange. Clones share it.
 #[derive(Clone)]
-pub struct Looking(Rc<Inner>);
+pub struct Looking(Arc<Inner>);
 
 struct Inner {
     inspection: Arc<Inspection>,
@@ -56,21 +57,21 @@ struct Inner {
     /// Index into the routes; `None` for the default.
     route: Option<usize>,
     findings: Findings,
-    refused: RefCell<Option<Refused>>,
-    replaced: Cell<bool>,
+    refused: OnceLock<Refused>,
+    replaced: AtomicBool,
 }
 
 impl Looking {
     /// Begins. `host` is the request's authority without its port, lower-case.
     pub(super) fn begin(inspection: &Arc<Inspection>, scope: &Arc<Scope>, host: &str) -> Self {
-        Self(Rc::new(Inner {
+        Self(Arc::new(Inner {
             route: inspection.route_of(host),
             inspection: Arc::clone(inspection),
             scope: Arc::clone(scope),
             host: host.into(),
             findings: Findings::default(),
-            refused: RefCell::default(),
-            replaced: Cell::new(false),
+            refused: OnceLock::new(),
+            replaced: AtomicBool::new(false),
         }))
     }
 
@@ -105,9 +106,14 @@ impl Looking {
         self.0.inspection.route(self.0.route)
     }
 
+    /// A place for the record: names in it are the sender's, and may be secrets themselves.
+    pub(super) fn place(&self, at: &Location) -> String {
+        mask::text(&self.inspection().lens(self.scope()), at.to_string()).into_inner()
+    }
+
     /// Notes a refusal; the first one stays.
     pub(super) fn refuse(&self, why: Refused) -> Refused {
-        self.0.refused.borrow_mut().get_or_insert(why).clone()
+        self.0.refused.get_or_init(|| why).clone()
     }
 }
 
@@ -158,13 +164,13 @@ impl Side {
 
     /// Finds, records, and replaces: what comes out of a pass with it is fit to be recorded.
     pub fn judge(&self) -> SideJudge {
-        SideJudge { side: self.clone(), only_refuses: false }
+        SideJudge { side: self.clone(), purpose: Purpose::Judge }
     }
 
     /// Refuses what must not leave, and keeps everything else: for what is sent on while it comes. Finds
     /// nothing for the record: [`Side::judge`] does, over the same bytes.
     pub fn guard(&self) -> SideJudge {
-        SideJudge { side: self.clone(), only_refuses: true }
+        SideJudge { side: self.clone(), purpose: Purpose::Guard }
     }
 
     /// Puts secrets back into what has passed [`Side::judge`], for the client alone: nothing of it is
@@ -181,7 +187,8 @@ impl Side {
 
     /// Why a judge said [`Verdict::Refuse`].
     pub fn refused(&self) -> Refused {
-        self.looking.0.refused.borrow().clone().unwrap_or(Refused::Unreadable("it was refused"))
+        let why = self.looking.0.refused.get();
+        why.cloned().unwrap_or(Refused::Unreadable("it was refused"))
     }
 
     /// A body that cannot be looked into, with what stands in the way: an error where something
@@ -203,7 +210,7 @@ impl Side {
     /// # Errors
     /// [`Refused::Signed`]
     pub fn signed(&self) -> Result<(), Refused> {
-        if self.plan() == Plan::Output && self.looking.0.replaced.get() {
+        if self.plan() == Plan::Output && self.looking.0.replaced.load(Ordering::Relaxed) {
             return Err(self.looking.refuse(Refused::Signed));
         }
         Ok(())
@@ -213,7 +220,15 @@ impl Side {
 /// See [`Side::judge`] and [`Side::guard`].
 pub struct SideJudge {
     side: Side,
-    only_refuses: bool,
+    purpose: Purpose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Judge,
+    Guard,
+    /// As `Judge`, but what is refused is replaced: see [`Side::recorder`].
+    Record,
 }
 
 impl Judge for SideJudge {
@@ -225,7 +240,7 @@ impl Judge for SideJudge {
         }
         let (action, rule) =
             (self.action(found), looking.inspection().name(looking.scope(), found));
-        if self.only_refuses {
+        if self.purpose == Purpose::Guard {
             if action != Action::Refused {
                 return Verdict::Keep;
             }
@@ -248,17 +263,17 @@ impl Judge for SideJudge {
             rule: Arc::clone(&rule),
             tier: found.tier,
             confidence: found.confidence,
-            location: found.at.to_string(),
+            location: looking.place(found.at),
             length: found.value.len(),
             fingerprint: looking.inspection().fingerprint(looking.scope(), found),
             action,
             placeholder,
         });
-        if action == Action::Refused {
+        if action == Action::Refused && self.purpose == Purpose::Judge {
             looking.refuse(Refused::Secret(rule));
             return Verdict::Refuse;
         }
-        looking.0.replaced.set(true);
+        looking.0.replaced.store(true, Ordering::Relaxed);
         Verdict::Replace(replacement)
     }
 }
@@ -318,3 +333,6 @@ impl Judge for Restorer {
         secret.map_or(Verdict::Keep, Verdict::Replace)
     }
 }
+
+#[cfg(test)]
+mod tests;

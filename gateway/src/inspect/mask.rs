@@ -1,12 +1,19 @@
-//! Removes credential values from heads before they are recorded.
+//! Removes credentials from heads and arguments before they are recorded: by the names of fields, and by
+//! what values look like.
 //!
-//! - input: header fields, query strings, recorded bodies
+//! - input: header fields, paths, query strings, arguments, judged bodies
 //! - output: [`Masked`] values; names, order and number of fields stay
 //! - bound: the head's own
 //! - on failure: cannot fail
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderMap;
+use weir_inspect::engine::Engine;
+use weir_inspect::known::Known;
+use weir_inspect::placeholder;
 
 /// Proof that masking had its say. Only this module makes one; `record` accepts nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +28,55 @@ impl<T> Masked<T> {
 
 /// What stands for a removed value.
 pub const MASK: &str = "[masked]";
+
+/// What is looked for beside names: rules, and known values.
+#[derive(Clone, Debug)]
+pub struct Lens {
+    engine: Arc<Engine>,
+    known: Known,
+}
+
+impl Lens {
+    /// Of rules and values.
+    pub fn new(engine: &Arc<Engine>, known: Known) -> Self {
+        Self { engine: Arc::clone(engine), known }
+    }
+
+    /// Of neither.
+    #[cfg(test)]
+    pub(crate) fn of_names() -> Self {
+        Self::new(&Arc::new(Engine::new(Vec::new()).unwrap()), Known::default())
+    }
+
+    /// A text without what looks like a secret.
+    fn clean(&self, text: String) -> String {
+        let mut out = String::new();
+        let mut from = 0;
+        for span in self.spans(text.as_bytes()) {
+            // Spans of rules may cut a character, then more goes.
+            let start = text.floor_char_boundary(span.start).max(from);
+            out.push_str(text.get(from..start).unwrap_or_default());
+            out.push_str(MASK);
+            from = text.ceil_char_boundary(span.end);
+        }
+        out.push_str(text.get(from..).unwrap_or_default());
+        if out.contains('%') {
+            let decoded: Cow<'_, [u8]> = percent_encoding::percent_decode_str(&out).into();
+            if self.spans(&decoded).next().is_some() {
+                return MASK.to_owned();
+            }
+        }
+        out
+    }
+
+    fn spans(&self, text: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> {
+        self.engine.find(text, &self.known).into_iter().filter_map(|found| {
+            let value = text.get(found.span.clone())?;
+            let is_masked = MASK.as_bytes().windows(value.len()).any(|part| part == value);
+            (!is_masked && !placeholder::is_one(value)).then_some(found.span)
+        })
+    }
+}
 
 /// Fields whose value is a credential.
 const CREDENTIAL_FIELDS: [&str; 8] = [
@@ -83,10 +139,10 @@ const AUTHENTICATION_SCHEMES: [&str; 16] = [
 ];
 
 /// Header fields in wire order of names, values of credentials masked.
-pub fn headers(map: &HeaderMap) -> Masked<Vec<(String, String)>> {
+pub fn headers(lens: &Lens, map: &HeaderMap) -> Masked<Vec<(String, String)>> {
     let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
         let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        (name.as_str().to_owned(), field_value(name.as_str(), text))
+        (name.as_str().to_owned(), lens.clean(field_value(name.as_str(), text)))
     };
     Masked(map.iter().map(field).collect())
 }
@@ -114,7 +170,8 @@ fn is_scheme(word: &str) -> bool {
     AUTHENTICATION_SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(word))
 }
 
-fn is_credential_field(name: &str) -> bool {
+/// Whether a field of this name has a credential.
+pub(super) fn is_credential_field(name: &str) -> bool {
     if HARMLESS_FIELDS.contains(&name) || name.starts_with("x-ratelimit-") {
         return false;
     }
@@ -128,9 +185,28 @@ fn cookie_pair(pair: &str) -> String {
     }
 }
 
-/// The values of credential parameters in a query string, without its `?`.
-pub fn query(query: &str) -> Masked<String> {
-    Masked(mask_parameters(query))
+/// Any text.
+pub fn text(lens: &Lens, text: String) -> Masked<String> {
+    Masked(lens.clean(text))
+}
+
+/// A query string, without its `?`.
+pub fn query(lens: &Lens, query: &str) -> Masked<String> {
+    let by_name = mask_parameters(query);
+    let parts = by_name.split('&').map(|part| lens.clean(part.to_owned()));
+    Masked(parts.collect::<Vec<_>>().join("&"))
+}
+
+/// A path.
+pub fn path(lens: &Lens, path: &str) -> Masked<String> {
+    // Whole first: rules know what stands before a token.
+    let whole = lens.clean(path.to_owned());
+    if whole != MASK {
+        return Masked(whole);
+    }
+    let parts = path.split('/').map(|part| lens.clean(part.to_owned()));
+    let parts = parts.collect::<Vec<_>>().join("/");
+    Masked(if parts == path { MASK.to_owned() } else { parts })
 }
 
 fn mask_parameters(query: &str) -> String {
@@ -179,11 +255,11 @@ const CREDENTIAL_OPTIONS: [&str; 8] =
 
 /// Command-line arguments: values of credential options, `NAME=VALUE` with a credential name,
 /// header arguments, and what URLs carry.
-pub fn argv(args: &[String]) -> Masked<Vec<String>> {
+pub fn argv(lens: &Lens, args: &[String]) -> Masked<Vec<String>> {
     let mut out = Vec::with_capacity(args.len());
     let mut value_next = false;
     for arg in args {
-        let masked = if value_next { MASK.to_owned() } else { argument(arg) };
+        let masked = if value_next { MASK.to_owned() } else { lens.clean(argument(arg)) };
         value_next = !value_next && is_credential_option(arg);
         out.push(masked);
     }
@@ -212,9 +288,50 @@ fn argument(arg: &str) -> String {
     }
 }
 
-/// A recorded body. No rule looks inside one yet: see the module above.
-pub fn body(bytes: Bytes) -> Masked<Bytes> {
+/// A recorded body, made by [`super::recorded`].
+pub(super) fn body(bytes: Vec<u8>) -> Masked<Vec<u8>> {
     Masked(bytes)
+}
+
+impl Masked<Vec<u8>> {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same bytes in `hold`'s care.
+    pub fn held_by(self, hold: impl FnOnce(Vec<u8>) -> Bytes) -> Masked<Bytes> {
+        Masked(hold(self.0))
+    }
+}
+
+impl Masked<Bytes> {
+    /// A constant of the source: nobody's secret.
+    pub const fn constant(text: &'static [u8]) -> Self {
+        Self(Bytes::from_static(text))
+    }
+
+    /// Bytes that a test made up.
+    #[cfg(test)]
+    pub(crate) const fn made_up(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// At most `length` of them from `from` on.
+    pub fn slice(&self, from: usize, length: usize) -> Self {
+        let end = self.0.len().min(from.saturating_add(length));
+        Self(self.0.slice(from.min(end)..end))
+    }
 }
 
 #[cfg(test)]
@@ -223,10 +340,43 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
+    fn lens() -> Lens {
+        use weir_inspect::rule::{Confidence, Rule, Tier};
+        let rule = Rule {
+            id: "test-token".into(),
+            description: String::new(),
+            tier: Tier::Prefixed,
+            confidence: Confidence::High,
+            pattern: "tst_[a-z]{12}".into(),
+            keywords: vec!["tst_".into()],
+            filter: weir_inspect::filter::Filter::default(),
+            hosts: Vec::new(),
+            source: String::new(),
+        };
+        let known = Known::new([(0, b"a known value".to_vec())]);
+        Lens::new(&Arc::new(Engine::new(vec![rule]).unwrap()), known)
+    }
+
+    #[test]
+    fn values_that_look_like_secrets_go_wherever_they_stand() {
+        assert_eq!(masked("x-plain", "a tst_abcdefghijkl b"), "a [masked] b");
+        assert_eq!(masked("x-plain", "a known value"), "[masked]");
+        let path = |text| path(&lens(), text).into_inner();
+        assert_eq!(path("/bot/tst_abcdefghijkl/send"), "/bot/[masked]/send");
+        assert_eq!(path("/bot/tst%5Fabcdefghijkl/send"), "/bot/[masked]/send");
+        assert_eq!(path("/a%20known%20value"), "/[masked]");
+        assert_eq!(path("/a/b%20c"), "/a/b%20c");
+        let query = |text| query(&lens(), text).into_inner();
+        assert_eq!(query("a=tst_abcdefghijkl&b=2"), "a=[masked]&b=2");
+        assert_eq!(query("a=tst%5fabcdefghijkl&b=2"), "[masked]&b=2");
+        let args = ["run", "tst_abcdefghijkl"].map(str::to_owned);
+        assert_eq!(argv(&lens(), &args).into_inner(), ["run", "[masked]"]);
+    }
+
     fn masked(name: &'static str, value: &str) -> String {
         let mut map = HeaderMap::new();
         map.insert(name, HeaderValue::from_str(value).expect("value"));
-        headers(&map).into_inner().remove(0).1
+        headers(&lens(), &map).into_inner().remove(0).1
     }
 
     #[test]
@@ -248,8 +398,9 @@ mod tests {
 
     #[test]
     fn credential_parameters_go_also_when_their_name_is_encoded() {
-        let q = query("a=1&access_token=s3cret&X-Amz-Signature=s3cret&%6bey=s3cret&page=2")
-            .into_inner();
+        let q =
+            query(&lens(), "a=1&access_token=s3cret&X-Amz-Signature=s3cret&%6bey=s3cret&page=2")
+                .into_inner();
         assert!(!q.contains("s3cret"), "{q}");
         assert!(q.contains("a=1") && q.contains("page=2"), "{q}");
     }
@@ -257,7 +408,9 @@ mod tests {
     #[test]
     fn arguments_lose_credentials() {
         let args = |args: &[&str]| {
-            argv(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).into_inner().join(" ")
+            argv(&lens(), &args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
+                .into_inner()
+                .join(" ")
         };
         let curl = ["curl", "-H", "Authorization: Bearer s3cret", "-u", "me:s3cret", "https://a/"];
         assert_eq!(args(&curl), "curl -H Authorization: Bearer [masked] -u [masked] https://a/");

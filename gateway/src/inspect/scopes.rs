@@ -5,10 +5,10 @@
 //! - bound: `limits::MAX_SCOPES`, the longest idle one goes first; each vault by [`LIMITS`]
 //! - on failure: a scope that is full redacts; one that went begins anew
 //!
-//! A scope whose identity has ended or was revoked is wiped when the next one is looked up, at the latest
-//! [`SWEEP`] later.
+//! A scope whose identity has ended or was revoked is wiped at the next sweep: workers ask for one every few
+//! seconds, and every [`SWEEP`] one is made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use weir_inspect::fingerprint::Key;
 use weir_inspect::known::Known;
 use weir_inspect::vault::{Limits, Vault};
 
+use crate::capture::{ExeId, Process, ProcessKey};
 use crate::clock::WallUs;
 use crate::identify::standing::{Standing, Verdict};
-use crate::limits::MAX_SCOPES;
+use crate::limits::{MAX_CACHED_PROCESSES, MAX_SCOPES};
 
 /// Of one vault.
 const LIMITS: Limits = Limits { max_entries: 1024, max_new: 256, max_used: 4096, max_hosts: 32 };
@@ -40,13 +41,15 @@ struct Inner {
     vault: Vault,
     standing: Standing,
     touched: Instant,
+    /// Processes whose environment was looked at.
+    seen: HashSet<(ProcessKey, ExeId)>,
     /// What was made of the vault, and of which generation.
     made: Option<(u64, Known, Known)>,
 }
 
 impl Scope {
     fn new(vault: Vault, standing: Standing, now: Instant) -> Self {
-        let inner = Inner { vault, standing, touched: now, made: None };
+        let inner = Inner { vault, standing, touched: now, seen: HashSet::new(), made: None };
         Self { started: now, inner: Mutex::new(inner) }
     }
 
@@ -72,6 +75,15 @@ impl Scope {
         self.lock().vault.secret(number).map(<[u8]>::to_vec)
     }
 
+    /// Whether a process was not asked about before; one that has executed another file is another one.
+    pub(super) fn is_new(&self, process: &Process) -> bool {
+        let mut inner = self.lock();
+        if inner.seen.len() >= MAX_CACHED_PROCESSES {
+            inner.seen.clear();
+        }
+        inner.seen.insert((process.key, process.exe))
+    }
+
     /// What a number is called.
     pub(super) fn name(&self, number: u32) -> Option<Arc<str>> {
         self.lock().vault.name(number).cloned()
@@ -87,7 +99,7 @@ impl Scope {
         }
         let known = Known::new(inner.vault.secrets().map(|(n, secret)| (n, secret.to_vec())));
         let all = inner.vault.placeholders().map(|(n, text)| (n, text.as_bytes().to_vec()));
-        let placeholders = Known::new(all);
+        let placeholders = Known::placeholders(all);
         inner.made = Some((generation, known.clone(), placeholders.clone()));
         (known, placeholders)
     }
@@ -138,6 +150,11 @@ impl Scopes {
         let scope = Arc::new(Scope::new(vault, standing.clone(), now.0));
         map.all.insert(session, Arc::clone(&scope));
         scope
+    }
+
+    /// Wipes those that are over.
+    pub(super) fn sweep(&self, now: (Instant, WallUs)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);
     }
 
     #[cfg(test)]

@@ -46,7 +46,7 @@ pub struct Filter {
 pub struct Event {
     /// Microseconds since the Unix epoch.
     pub at_us: i64,
-    /// `exchange`, `flow`, `dns`, `alarm` or `gap`.
+    /// `exchange`, `flow`, `dns`, `alarm`, `finding` or `gap`.
     pub event: String,
     /// `info`, `warn` or `error`.
     pub severity: String,

@@ -17,7 +17,7 @@ use super::row::{AlarmRow, Ids};
 use crate::capture::Process;
 use crate::identify::Identity;
 use crate::identify::who::Who;
-use crate::inspect::mask;
+use crate::inspect::mask::Masked;
 
 mod desk;
 mod rate;
@@ -56,6 +56,8 @@ pub struct Subject {
     pub process: Process,
     /// Its names.
     pub identity: Identity,
+    /// Its arguments.
+    pub argv: Masked<Vec<String>>,
     /// `exec_id`s of its ancestors, parent first.
     pub ancestors: Vec<String>,
 }
@@ -139,7 +141,7 @@ impl Alarm {
             who: nobody,
         };
         let Some(subject) = self.process else { return row };
-        let Subject { process, identity, ancestors } = *subject;
+        let Subject { process, identity, argv, ancestors } = *subject;
         row.session_id = identity.session_id;
         row.job_id = identity.job_id;
         row.exec_id = identity.exec_id;
@@ -151,7 +153,7 @@ impl Alarm {
         row.exe_dev = process.exe.dev;
         row.exe_ino = process.exe.ino;
         row.comm = process.comm;
-        row.argv = mask::argv(&process.argv).into_inner();
+        row.argv = argv.into_inner();
         row.ancestors = ancestors;
         row.uid = process.uid;
         row.gid = process.gid;

@@ -17,22 +17,15 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
-use super::row::{BodyRow, ExchangeRow};
-use super::{BodyBudget, BodyLease, Record, RecordPermit};
+use super::masking::{Job, KeptBody};
+use super::row::ExchangeRow;
+use super::{BodyBudget, BodyLease, RecordPermit, Recorder};
 use crate::error::{Fault, Faulty};
-use crate::http::body::Observer;
-use crate::inspect::mask::{self, Masked};
+use crate::http::body::{BodyError, Observer};
+use crate::inspect::judge::{Direction, Looking};
+use crate::inspect::mask::Masked;
 use crate::limits::MAX_CHUNK_MARKS;
 use crate::telemetry::Metrics;
-
-/// Which of the two bodies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client.
-    Request,
-    /// To the client.
-    Response,
-}
 
 /// An open exchange. Clones share it.
 #[derive(Clone)]
@@ -43,13 +36,17 @@ struct Inner {
     request: RefCell<BodyTrack>,
     response: RefCell<BodyTrack>,
     permit: Cell<Option<RecordPermit>>,
-    budget: BodyBudget,
+    recorder: Recorder,
+    /// Who looks for secrets in it.
+    looking: RefCell<Looking>,
     metrics: Arc<Metrics>,
     max_body_bytes: usize,
     stopping: CancellationToken,
     started: Instant,
     /// When the response head came; chunk marks count from here.
     answered: Cell<Option<Instant>>,
+    /// The client has not got all of an answer that upstream has sent.
+    undelivered: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -73,17 +70,15 @@ struct Marks {
 }
 
 /// Values of `req_body` and `resp_body`.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Kept {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kept {
     #[default]
     None = 0,
     Full = 1,
     Truncated = 2,
     Dropped = 3,
+    Unmaskable = 4,
 }
-
-/// Pieces that a recorded body is cut into, so that no row is huge.
-const PIECE_BYTES: usize = 1024 * 1024;
 
 impl OpenExchange {
     /// Begins an exchange whose row names are already known. `stopping` tells an exchange that the
@@ -91,7 +86,8 @@ impl OpenExchange {
     pub fn begin(
         row: ExchangeRow,
         permit: RecordPermit,
-        budget: BodyBudget,
+        recorder: Recorder,
+        looking: Looking,
         metrics: Arc<Metrics>,
         max_body_bytes: usize,
         stopping: CancellationToken,
@@ -101,12 +97,14 @@ impl OpenExchange {
             request: RefCell::default(),
             response: RefCell::default(),
             permit: Cell::new(Some(permit)),
-            budget,
+            recorder,
+            looking: RefCell::new(looking),
             metrics,
             max_body_bytes,
             stopping,
             started: Instant::now(),
             answered: Cell::new(None),
+            undelivered: Cell::new(false),
         }))
     }
 
@@ -156,14 +154,42 @@ impl OpenExchange {
         });
     }
 
+    /// Notes who looks for secrets in it, now that its host is known.
+    pub fn looked_at_by(&self, looking: &Looking) {
+        self.0.looking.replace(looking.clone());
+    }
+
+    /// What is kept of a body from now on has no content encoding any more.
+    pub fn decoded(&self, direction: Direction) {
+        self.track(direction).borrow_mut().content_encoding.clear();
+    }
+
     /// Whether both bodies came to their end.
     pub fn both_ended(&self) -> bool {
         self.0.request.borrow().ended && self.0.response.borrow().ended
     }
 
-    /// An observer of one body. `on_end` runs when that body has ended.
+    /// An observer of one body: counts, hashes and keeps it. `on_end` runs when that body has ended.
     pub fn observer(&self, direction: Direction, on_end: impl Fn() + 'static) -> Rc<dyn Observer> {
-        Rc::new(Tap { exchange: self.clone(), direction, on_end })
+        Rc::new(Tap { exchange: self.clone(), direction, keeps: true, on_end })
+    }
+
+    /// The same, but what is kept of the body comes by [`OpenExchange::keep`].
+    pub fn counter(&self, direction: Direction, on_end: impl Fn() + 'static) -> Rc<dyn Observer> {
+        Rc::new(Tap { exchange: self.clone(), direction, keeps: false, on_end })
+    }
+
+    /// An observer of what the client gets of an answer that upstream may have sent long before.
+    pub fn delivery(&self) -> Rc<dyn Observer> {
+        self.0.undelivered.set(true);
+        Rc::new(Delivery(self.clone()))
+    }
+
+    /// Keeps a piece of a body, as far as there is room.
+    pub fn keep(&self, direction: Direction, piece: &[u8]) {
+        let inner = &self.0;
+        let mut track = self.track(direction).borrow_mut();
+        track.keep(piece, inner.max_body_bytes, inner.recorder.body_budget());
     }
 
     /// Counts bytes of an upgraded connection, which have no body of their own.
@@ -196,6 +222,7 @@ fn micros(from: Instant, to: Instant) -> u64 {
 struct Tap<F> {
     exchange: OpenExchange,
     direction: Direction,
+    keeps: bool,
     on_end: F,
 }
 
@@ -203,7 +230,10 @@ impl<F: Fn()> Observer for Tap<F> {
     fn data(&self, chunk: &Bytes) {
         let inner = &self.exchange.0;
         let mut track = self.exchange.track(self.direction).borrow_mut();
-        track.take(chunk, inner.max_body_bytes, &inner.budget);
+        track.count(chunk);
+        if self.keeps {
+            track.keep(chunk, inner.max_body_bytes, inner.recorder.body_budget());
+        }
         // An empty frame only carries the end of an HTTP/2 stream.
         if chunk.is_empty() {
             return;
@@ -218,11 +248,25 @@ impl<F: Fn()> Observer for Tap<F> {
         (self.on_end)();
     }
 
-    fn failed(&self, error: &hyper::Error) {
+    fn failed(&self, error: &BodyError) {
         self.exchange.failed(&match self.direction {
             Direction::Request => Cut::Request(error.to_string()),
             Direction::Response => Cut::Response(error.to_string()),
         });
+    }
+}
+
+struct Delivery(OpenExchange);
+
+impl Observer for Delivery {
+    fn data(&self, _: &Bytes) {}
+
+    fn ended(&self) {
+        self.0.0.undelivered.set(false);
+    }
+
+    fn failed(&self, error: &BodyError) {
+        self.0.failed(&Cut::Response(error.to_string()));
     }
 }
 
@@ -280,9 +324,12 @@ impl BodyTrack {
         self.content_encoding = text(header::CONTENT_ENCODING).unwrap_or_default();
     }
 
-    fn take(&mut self, chunk: &Bytes, max: usize, budget: &BodyBudget) {
+    fn count(&mut self, chunk: &[u8]) {
         self.bytes += chunk.len() as u64;
         self.digest.get_or_insert_with(|| Context::new(&SHA256)).update(chunk);
+    }
+
+    fn keep(&mut self, chunk: &[u8], max: usize, budget: &BodyBudget) {
         if max == 0 || matches!(self.state, Kept::Truncated | Kept::Dropped) || chunk.is_empty() {
             return;
         }
@@ -315,26 +362,15 @@ impl BodyTrack {
         out
     }
 
-    fn pieces(&mut self, row: &ExchangeRow, dir: u8) -> Vec<BodyRow> {
-        let Some(lease) = self.lease.take() else { return Vec::new() };
-        let body = mask::body(lease.attach(std::mem::take(&mut self.kept))).into_inner();
-        let chunks = body.len().div_ceil(PIECE_BYTES);
-        let piece = |chunk: usize| {
-            let from = chunk * PIECE_BYTES;
-            BodyRow {
-                ts: row.ts,
-                exchange_id: row.exchange_id,
-                session_id: row.session_id,
-                job_id: Arc::clone(&row.job_id),
-                dir,
-                chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
-                chunks: u32::try_from(chunks).unwrap_or(u32::MAX),
-                content_type: self.content_type.clone(),
-                content_encoding: self.content_encoding.clone(),
-                body: body.slice(from..body.len().min(from + PIECE_BYTES)),
-            }
-        };
-        (0..chunks).map(piece).collect()
+    fn kept(&mut self, direction: Direction) -> Option<KeptBody> {
+        Some(KeptBody {
+            direction,
+            lease: self.lease.take()?,
+            data: std::mem::take(&mut self.kept),
+            content_type: std::mem::take(&mut self.content_type),
+            content_encoding: std::mem::take(&mut self.content_encoding),
+            is_whole: self.state == Kept::Full && self.ended,
+        })
     }
 }
 
@@ -344,7 +380,7 @@ impl Drop for Inner {
         let mut request = self.request.borrow_mut();
         let mut response = self.response.borrow_mut();
         let mut row = self.row.borrow().clone();
-        if row.outcome == OK && !response.ended {
+        if row.outcome == OK && (!response.ended || self.undelivered.get()) {
             let cut = match self.stopping.is_cancelled() {
                 _ if std::thread::panicking() => Cut::Panicked,
                 true => Cut::Stopped,
@@ -366,8 +402,9 @@ impl Drop for Inner {
             row.chunk_us = marks.us;
             row.chunk_bytes = marks.bytes;
         }
-        let mut bodies = request.pieces(&row, 1);
-        bodies.extend(response.pieces(&row, 2));
-        permit.send(Record::Exchange(row, bodies));
+        let looking = self.looking.borrow().clone();
+        let bodies = [request.kept(Direction::Request), response.kept(Direction::Response)];
+        let bodies = bodies.into_iter().flatten().collect();
+        self.recorder.finished(Job { permit, row, bodies, looking });
     }
 }

@@ -19,7 +19,7 @@ use crate::capture::Captured;
 use crate::clock::WallUs;
 use crate::error::Faulty;
 use crate::identify::Identity;
-use crate::inspect::mask;
+use crate::inspect::mask::Masked;
 
 /// An open flow.
 pub struct OpenFlow {
@@ -41,10 +41,11 @@ pub fn mapped(ip: IpAddr) -> Ipv6Addr {
 }
 
 impl OpenFlow {
-    /// Begins a flow. `ancestors` are `exec_id`s.
+    /// Begins a flow. `argv` is the process's; `ancestors` are `exec_id`s.
     pub fn begin(
         captured: &Captured,
         identity: &Identity,
+        argv: Masked<Vec<String>>,
         ancestors: Vec<String>,
         now: WallUs,
         count: Arc<WireCount>,
@@ -65,7 +66,7 @@ impl OpenFlow {
             exe_dev: process.exe.dev,
             exe_ino: process.exe.ino,
             comm: process.comm.clone(),
-            argv: mask::argv(&process.argv).into_inner(),
+            argv: argv.into_inner(),
             ancestors,
             uid: process.uid,
             gid: process.gid,

@@ -13,6 +13,8 @@ use std::net::Ipv6Addr;
 
 use uuid::Uuid;
 
+use crate::inspect::mask::Masked;
+
 /// Who writes: the same for all rows of one gateway start.
 #[derive(Clone, Debug)]
 pub struct Producer {
@@ -48,12 +50,15 @@ pub enum Table {
     DnsQueries = 6,
     /// What somebody should look at.
     Alarms = 7,
+    /// Secrets in exchanges.
+    Findings = 8,
 }
 
 impl Table {
     /// Every table, in the order in which a batch inserts them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Bodies,
+        Self::Findings,
         Self::Exchanges,
         Self::Flows,
         Self::DnsQueries,
@@ -72,6 +77,7 @@ impl Table {
             Self::Heartbeats => "heartbeats",
             Self::DnsQueries => "dns_queries",
             Self::Alarms => "alarms",
+            Self::Findings => "findings",
         }
     }
 
@@ -90,6 +96,7 @@ impl Table {
             Self::Heartbeats => HeartbeatRow::COLUMNS,
             Self::DnsQueries => DnsRow::COLUMNS,
             Self::Alarms => AlarmRow::COLUMNS,
+            Self::Findings => FindingRow::COLUMNS,
         }
     }
 
@@ -171,10 +178,10 @@ impl Value for std::sync::Arc<str> {
     }
 }
 
-impl Value for bytes::Bytes {
+impl Value for Masked<bytes::Bytes> {
     fn encode(&self, out: &mut Vec<u8>) {
-        put_len(self.len(), out);
-        out.extend_from_slice(self);
+        put_len(self.bytes().len(), out);
+        out.extend_from_slice(self.bytes());
     }
 }
 
@@ -285,11 +292,13 @@ macro_rules! row {
 mod alarm;
 mod dns;
 mod exchange;
+mod finding;
 mod health;
 mod who;
 pub use alarm::AlarmRow;
 pub use dns::DnsRow;
 pub use exchange::{BodyRow, ExchangeRow};
+pub use finding::FindingRow;
 pub use health::{GapRow, HeartbeatRow};
 pub use who::Ids;
 

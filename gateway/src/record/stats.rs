@@ -44,6 +44,10 @@ stats! {
     bodies_dropped,
     /// Bytes of those.
     body_bytes_dropped,
+    /// Bodies left out because they could not be looked into.
+    bodies_unmaskable,
+    /// Secrets found in exchanges.
+    findings,
     /// Reservations refused because the spool was full.
     refused_full,
     /// Reservations refused because the disk failed.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::row::{BodyRow, ExchangeRow, GapRow, Row, Table};
 use super::*;
 use crate::clock::SystemClock;
+use crate::inspect::mask::Masked;
 use crate::spool::fs::faulty::{Faults, FaultyFs};
 use crate::spool::reader::{Batch, Reader};
 use crate::spool::writer::Writer;
@@ -120,6 +121,8 @@ fn exchange() -> Box<ExchangeRow> {
         resp_body: 1,
         chunk_us: Vec::new(),
         chunk_bytes: Vec::new(),
+        findings: 0,
+        finding_action: "",
         who: std::sync::Arc::default(),
     })
 }
@@ -135,7 +138,7 @@ fn body(bytes: Bytes) -> BodyRow {
         chunks: 1,
         content_type: String::new(),
         content_encoding: String::new(),
-        body: bytes,
+        body: Masked::made_up(bytes),
     }
 }
 
@@ -268,7 +271,7 @@ async fn a_full_spool_drops_bodies_first_then_refuses_then_tells_the_loss() {
     }
     let lease = recorder.body_budget().try_take(1000).unwrap();
     let bodies = vec![body(lease.attach(vec![b'b'; 1000]))];
-    late.next().unwrap().send(Record::Exchange(exchange(), bodies));
+    late.next().unwrap().send(Record::Exchange(exchange(), bodies, Vec::new()));
     wait_for("dropping", || count(&recorder, "record_bodies_dropped") == 1);
     wait_for("giving memory back", || recorder.body_budget().used() == 0);
     // open exchanges end all the same, until nothing fits

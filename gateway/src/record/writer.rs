@@ -21,6 +21,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use uuid::Uuid;
 
 use super::alarm::{Alarm, Desk};
+use super::masking::MaskingThread;
 use super::row::{BodyRow, ExchangeRow, GapRow, Row};
 use super::{Gate, Record, RecordError, RecordStats, Shared};
 use crate::clock::SharedClock;
@@ -55,6 +56,8 @@ const BODY_DROPPED: u8 = 3;
 pub struct WriterThread {
     stop: Arc<Stop>,
     thread: JoinHandle<Result<(), SpoolError>>,
+    /// Stands before it.
+    masking: MaskingThread,
 }
 
 impl WriterThread {
@@ -64,10 +67,12 @@ impl WriterThread {
     /// # Errors
     /// `Spool` when the last segment could not be sealed; the next start then recovers it.
     pub fn shutdown(self) -> Result<(), RecordError> {
+        let masked = self.masking.shutdown();
         self.stop.asked.store(true, Ordering::Release);
         self.stop.wake.notify_one();
         self.thread.thread().unpark();
-        self.thread.join().map_err(|_panic| RecordError::Panicked)?.map_err(RecordError::Spool)
+        self.thread.join().map_err(|_panic| RecordError::Panicked)?.map_err(RecordError::Spool)?;
+        masked
     }
 }
 
@@ -129,6 +134,7 @@ impl Work {
         mut self,
         recovered: Recovered,
         queue: Receiver<Record>,
+        masking: MaskingThread,
     ) -> Result<WriterThread, RecordError> {
         self.tell_recovered(recovered);
         let runtime = Builder::new_current_thread().enable_time().build();
@@ -139,7 +145,7 @@ impl Work {
             .name("weir-record".into())
             .spawn(move || self.run(queue, &stopped, &runtime))
             .map_err(RecordError::Thread)?;
-        Ok(WriterThread { stop, thread })
+        Ok(WriterThread { stop, thread, masking })
     }
 
     fn tell_recovered(&mut self, recovered: Recovered) {
@@ -245,7 +251,11 @@ impl Work {
     fn write(&mut self, record: Record) {
         match record {
             Record::Flow(row) => self.append(row.as_ref()),
-            Record::Exchange(row, bodies) => self.write_exchange(*row, bodies),
+            Record::Exchange(row, bodies, findings) => {
+                RecordStats::add(&self.shared.stats.findings, u64::from(row.findings));
+                findings.iter().for_each(|finding| self.append(finding));
+                self.write_exchange(*row, bodies);
+            }
             Record::Gap(row) => self.append(&row),
             Record::Heartbeat(row) => self.append(row.as_ref()),
             Record::Dns(row) => self.append(row.as_ref()),
@@ -275,7 +285,7 @@ impl Work {
     fn write_exchange(&mut self, mut row: ExchangeRow, bodies: Vec<BodyRow>) {
         let mut room = bodies.is_empty() || self.spool.level() == Level::Normal;
         for body in &bodies {
-            let bytes = body.body.len() as u64;
+            let bytes = body.body.bytes().len() as u64;
             if room && self.try_append(body).is_ok() {
                 continue;
             }
@@ -382,6 +392,8 @@ impl Work {
     }
 
     fn publish(&mut self) {
+        let is_normal = self.spool.level() == Level::Normal;
+        self.shared.no_bodies.store(!is_normal, Ordering::Relaxed);
         let gate = match self.spool.level() {
             _ if self.spool.failure().is_some() => Gate::Failed,
             Level::Full => Gate::Full,

@@ -14,7 +14,7 @@ use super::SinkError;
 const BOOKKEEPING: &str = include_str!("../../../deploy/clickhouse/0000_schema_migrations.sql");
 
 /// Every migration, oldest first. Only append: an applied file never changes.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         version: 1,
         name: "record",
@@ -39,6 +39,16 @@ const MIGRATIONS: [Migration; 5] = [
         version: 5,
         name: "identity",
         sql: include_str!("../../../deploy/clickhouse/0005_identity.sql"),
+    },
+    Migration {
+        version: 6,
+        name: "findings",
+        sql: include_str!("../../../deploy/clickhouse/0006_findings.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "unmaskable",
+        sql: include_str!("../../../deploy/clickhouse/0007_unmaskable.sql"),
     },
 ];
 
@@ -204,9 +214,12 @@ mod tests {
             let ddl = all.iter().find(|s| s.starts_with(&start)).unwrap();
             let later = format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS ", table.name());
             let later = all.iter().filter_map(|s| s.strip_prefix(&later));
+            let changed = format!("ALTER TABLE {} MODIFY COLUMN", table.name());
+            let changed = all.iter().filter_map(|s| s.strip_prefix(&changed));
             let lines: Vec<String> = ddl
                 .lines()
                 .chain(later)
+                .chain(changed)
                 .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
                 .collect();
             for (name, kind) in table.columns() {

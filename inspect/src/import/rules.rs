@@ -11,6 +11,7 @@ use regex_syntax::hir::Hir;
 use serde::Deserialize;
 
 use super::{ImportError, Importer, Outcome};
+use crate::engine::Engine;
 use crate::filter::Filter;
 use crate::limits;
 use crate::pattern::{self, Groups, PatternError};
@@ -122,7 +123,7 @@ impl Importer {
         let confidence = self.confidence(id, raw.confidence.as_deref(), tier);
         let description: String = raw.description.chars().take(MAX_DESCRIPTION_CHARS).collect();
         let filter = self.rule_filter(id, raw)?;
-        self.done.rules.push(Rule {
+        let rule = Rule {
             id: Arc::clone(id),
             description,
             tier,
@@ -132,7 +133,12 @@ impl Importer {
             filter,
             hosts: Vec::new(),
             source: format!("rule file: {}", self.done.title),
-        });
+        };
+        // The engine takes patterns apart, and not every one of them can be.
+        match Engine::new(vec![rule.clone()]) {
+            Ok(_) => self.done.rules.push(rule),
+            Err(error) => self.note(Some(id), Outcome::Refused, &error.to_string()),
+        }
         Ok(())
     }
 

@@ -83,7 +83,7 @@ const ASSIGN: &str = concat!(
     r"|[ \t]",
     ")",
     // opens the value: `b"`, `String("`, `\"`, `<![CDATA[`
-    r#"\s{0,12}(?:[A-Za-z.]{1,16}\(|<!\[CDATA\[)?[@bBuUrRfFL$]?[\\'"`(\[{]{0,3}"#,
+    r#"\s{0,12}(?:[A-Za-z.]{1,16}\(|<!\[CDATA\[)?(?:[@bBuUrRfFL$]?[\\'"`(\[{]{1,3})?"#,
 );
 
 /// What stands after a value.

@@ -91,7 +91,7 @@ impl OriginThread {
             listen: SocketAddr::from((network.inside, 443)),
             tls: Some(ca.server_config(&[name], Flaw::None, &ALPN)),
             git_root: Some(dir.join("git")),
-            log: true,
+            ..Options::default()
         };
         let netns = File::open(format!("/run/netns/{}", network.name)).unwrap();
         let stop = Arc::new(Notify::new());

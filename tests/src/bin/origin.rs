@@ -29,6 +29,9 @@ struct Arguments {
     /// Repository to create there
     #[arg(long, requires = "git_root")]
     git_repository: Option<String>,
+    /// File to which the fake language model appends what it was asked
+    #[arg(long)]
+    received: Option<PathBuf>,
     /// Worker threads; 1 runs everything on the calling thread
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -66,6 +69,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         tls: Some(ca.server_config(&names, Flaw::None, &ALPN)),
         git_root: arguments.git_root,
         log: false,
+        received: arguments.received,
     };
     let origin = Origin::with(options).await.context("bind the address")?;
     println!("origin is up on {}", origin.addr());

@@ -24,9 +24,10 @@
 //! | `/upgrade` | 101 to `echo`, which returns every byte |
 //! | `/ws` | WebSocket that echoes messages |
 //! | `/git/…` | `git http-backend` |
+//! | `POST /v1/chat/completions` | a language model: see [`super::llm`] |
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::{Events, Frames, Pattern};
-use super::{Context, git, upgrade};
+use super::{Context, git, llm, upgrade};
 use crate::client::{Body, empty, full};
 
 const DEFAULT_CHUNK: u64 = 64 * 1024;
@@ -75,6 +76,7 @@ async fn answer(
         "" => plain(StatusCode::OK, "origin\n"),
         "bytes" => bytes(&uri, number(rest)?)?,
         "echo" => echo(request),
+        "v1" if rest == "chat/completions" => llm::chat(context, request).await,
         "sink" => sink(request).await,
         "sse" => sse(&uri)?,
         "gzip" => gzip(parameter(&uri, "size")?.unwrap_or(4096)),
@@ -116,13 +118,13 @@ pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     response
 }
 
-fn typed(content_type: &'static str, body: Body) -> Response<Body> {
+pub(super) fn typed(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
     response
 }
 
-fn json_response(value: &Value) -> Response<Body> {
+pub(super) fn json_response(value: &Value) -> Response<Body> {
     typed("application/json", full(value.to_string()))
 }
 
@@ -179,6 +181,13 @@ pub fn gzip_encode(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(data).expect("write to memory");
     encoder.finish().expect("write to memory")
+}
+
+/// What one gzip member is made of.
+pub fn gunzip(data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    flate2::read::GzDecoder::new(data).read_to_end(&mut out).expect("gzip");
+    out
 }
 
 fn gzip(size: usize) -> Response<Body> {

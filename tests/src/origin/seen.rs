@@ -1,17 +1,21 @@
 //! What an origin has seen: counts, and the heads of requests.
 //!
-//! - input: connections and requests
+//! - input: connections and requests; bodies where a route hands them over
 //! - output: [`SeenRequest`]s in order of arrival
-//! - bound: the first 10,000 requests
+//! - bound: the first 10,000 requests, the first 1,000 bodies
 //! - on failure: later requests are counted, not kept
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Version};
 
 const MAX_KEPT: usize = 10_000;
+const MAX_BODIES: usize = 1_000;
 
 /// The head of one request.
 #[derive(Clone, Debug)]
@@ -42,10 +46,12 @@ pub struct Seen {
     http: AtomicU64,
     requests: AtomicU64,
     kept: Mutex<Vec<SeenRequest>>,
+    bodies: Mutex<Vec<Bytes>>,
+    received: Option<PathBuf>,
 }
 
 impl Seen {
-    pub(super) fn new(log: bool) -> Self {
+    pub(super) fn new(log: bool, received: Option<PathBuf>) -> Self {
         Self {
             log,
             tcp: AtomicU64::new(0),
@@ -54,6 +60,8 @@ impl Seen {
             http: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             kept: Mutex::new(Vec::new()),
+            bodies: Mutex::new(Vec::new()),
+            received,
         }
     }
 
@@ -96,6 +104,23 @@ impl Seen {
                 headers: request.headers().clone(),
             });
         }
+    }
+
+    pub(super) fn body(&self, body: &Bytes) {
+        if let Some(path) = &self.received {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let written = file.and_then(|mut file| file.write_all(&[body, &b"\n"[..]].concat()));
+            written.unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        }
+        let mut bodies = self.bodies.lock().unwrap();
+        if self.log && bodies.len() < MAX_BODIES {
+            bodies.push(body.clone());
+        }
+    }
+
+    /// Bodies of the first requests to `/v1/`, in order of arrival.
+    pub fn bodies(&self) -> Vec<Bytes> {
+        self.bodies.lock().unwrap().clone()
     }
 
     /// TCP connections accepted.

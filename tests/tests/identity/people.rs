@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use rustls::RootCertStore;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use weir_gateway::capture::anchors::AnchorSource;
 use weir_gateway::capture::session::Login;
 use weir_gateway::clock::{Clock as _, FakeClock, SystemClock};
 use weir_gateway::config::Config;
+use weir_gateway::config::identity::Issuer;
 use weir_gateway::error::Faulty as _;
 use weir_gateway::identify::bound::State;
 use weir_gateway::identify::fetch::Fetcher;
 use weir_gateway::identify::login::{
-    Asker, LoggedIn, LoginError, LoginKey, Logins, Parts, Sessions,
+    Asker, LoggedIn, LoginError, LoginKey, Logins, Parts, Sessions, kept_people,
 };
 use weir_gateway::identify::oidc::verify::Verifier;
 use weir_gateway::identify::registry::{Registry, SessionKey};
@@ -113,14 +115,23 @@ impl Host {
     }
 }
 
-fn start(idp: &Idp, dir: &Path, clock: &Arc<FakeClock>, registry: &Arc<Registry>) -> Arc<Logins> {
+fn issuer(idp: &Idp) -> Issuer {
     let text = format!(
-        "[identity]\nstate_dir = \"{}/state\"\n[[identity.issuer]]\nname = \"corp\"\n\
-         issuer = \"{}\"\nkind = \"people\"\nclient_id = \"weir-cli\"\ndanger_allow_http = true\n",
-        dir.display(),
+        "[[identity.issuer]]\nname = \"corp\"\nissuer = \"{}\"\nkind = \"people\"\n\
+         client_id = \"weir-cli\"\ndanger_allow_http = true\n",
         idp.issuer()
     );
-    let config = Config::parse(&text).unwrap().identity;
+    Config::parse(&text).unwrap().identity.issuers.remove(0)
+}
+
+fn sessions(dir: &Path) -> Sessions {
+    Sessions::new(BOOT, "/proc".into(), Some(dir.join("cgroup")))
+}
+
+fn start(idp: &Idp, dir: &Path, clock: &Arc<FakeClock>, registry: &Arc<Registry>) -> Arc<Logins> {
+    let mut config = Config::parse("").unwrap().identity;
+    config.state_dir = dir.join("state");
+    config.issuers.push(issuer(idp));
     let fetcher = Arc::new(Fetcher::new(RootCertStore::empty()).unwrap());
     let clock: Arc<FakeClock> = Arc::clone(clock);
     let shared = Arc::clone(&clock) as weir_gateway::clock::SharedClock;
@@ -131,7 +142,7 @@ fn start(idp: &Idp, dir: &Path, clock: &Arc<FakeClock>, registry: &Arc<Registry>
         fetcher,
         clock: shared,
         registry: Arc::clone(registry),
-        sessions: Sessions::new(BOOT, "/proc".into(), Some(dir.join("cgroup"))),
+        sessions: sessions(dir),
         host: "build-7".into(),
     })
     .unwrap()
@@ -232,12 +243,9 @@ async fn a_device_flow_waits_slows_down_and_is_approved() {
     assert!(hint.contains(&code) && hint.contains("/device"), "{hint}");
     assert!(!host.logins.hint(&host.asker(1001, "2").key).unwrap().contains(&code));
     let waiting = tokio::spawn(start.finish());
-    let polls = || host.count("urn:ietf:params:oauth:grant-type:device_code");
     let began = std::time::Instant::now();
-    while polls() < 2 {
-        assert!(began.elapsed() < Duration::from_secs(30), "it does not poll");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let polled = json!({ "until": ["urn:ietf:params:oauth:grant-type:device_code", 2] });
+    tokio::task::block_in_place(|| host.idp.people(&polled));
     // One second as the provider says, and five more after it said to slow down.
     assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(host.who(&asker), None);
@@ -263,6 +271,46 @@ async fn a_device_flow_is_denied_or_expires() {
     }
     assert_eq!(outcome(host.logins.start_device(&asker, None).await), "login_too_often");
     assert_eq!(host.who(&asker), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_offers_each_session_one_login_and_then_says_how() {
+    let host = Host::with(Idp::start_with(&[("IDP_DEVICE_TTL", "3")]));
+    let (asker, other) = (host.asker(1000, "1"), host.asker(1001, "2"));
+    let key = LoginKey { boot: BOOT, uid: 1002, login: None };
+    let daemon = Asker { key, uid: 1002, user: "d".into(), tty: String::new() };
+    let plain = "you are not logged in on build-7: run \"weir login\"";
+    // Nobody tends logins yet: nothing is begun.
+    assert_eq!(host.logins.prompt(&asker).await.as_deref(), Some(plain));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&host.logins).run(stop.clone()));
+    let patience = Duration::from_secs(30);
+    let offered = |text: &str| text.contains("/device and enter ");
+    let first = tokio::time::timeout(patience, async {
+        loop {
+            let text = host.logins.prompt(&asker).await.unwrap();
+            if offered(&text) {
+                return text;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let first = first.await.unwrap();
+    assert_eq!(host.logins.prompt(&asker).await.unwrap(), first, "the same code");
+    assert_eq!(host.logins.prompt(&daemon).await.as_deref(), Some(plain));
+    let others = host.logins.prompt(&other).await.unwrap();
+    assert!(offered(&others) && others != first, "{others}");
+    let expired = tokio::time::timeout(patience, async {
+        while host.logins.hint(&asker.key).as_deref() != Some(plain) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    expired.await.unwrap();
+    assert_eq!(host.logins.prompt(&asker).await.as_deref(), Some(plain));
+    host.clock.elapse_mono(weir_gateway::limits::PROMPT_AGAIN);
+    assert!(offered(&host.logins.prompt(&asker).await.unwrap()));
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,6 +403,11 @@ async fn a_restart_resumes_logins_whose_session_lives() {
     let bobs = host.kept().into_iter().find(|token| *token != alices).unwrap();
     host.populate(1001, "2", false);
     host.restart();
+    // Known before the provider answers, for the first connections.
+    let (issuers, sessions) = (vec![issuer(&host.idp)], sessions(host.dir.path()));
+    let known = kept_people(&host.dir.path().join("state"), &issuers, &sessions).unwrap();
+    let known: Vec<_> = known.iter().map(|(key, who, _)| (key.uid, &*who.subject)).collect();
+    assert_eq!(known, [(1000, "alice")]);
     assert_eq!(host.who(&alice), None);
     host.logins.tend().await;
     assert_eq!((host.who(&alice).as_deref(), host.who(&bob)), (Some("alice"), None));

@@ -13,4 +13,5 @@
 
 mod enforced;
 mod separate;
+mod survive;
 mod world;

@@ -35,10 +35,16 @@ impl World {
         let idp = Idp::start();
         let config = format!(
             "[identity]\nrunners = [\"{RUNNER}\"]\n{identity}\n[[identity.issuer]]\nname = \"gh\"\n\
-             issuer = \"{}\"\nkind = \"github\"\naudience = \"weir\"\ndanger_allow_http = true\n",
-            idp.ci("github")
+             issuer = \"{}\"\nkind = \"github\"\naudience = \"weir\"\ndanger_allow_http = true\n\
+             [[identity.issuer]]\nname = \"corp\"\nissuer = \"{}\"\nkind = \"people\"\n\
+             client_id = \"weir-cli\"\ndanger_allow_http = true\n",
+            idp.ci("github"),
+            idp.issuer()
         );
-        let site = Site::up(&config);
+        let mut site = Site::new("");
+        let state = format!("[identity]\nstate_dir = {:?}\n", site.path("identity"));
+        site.configure("weir.toml", &config.replacen("[identity]\n", &state, 1));
+        site.start();
         // Its own directory is root's alone.
         std::fs::copy(weir_tests::appliance::binary(), site.path("weir")).unwrap();
         let get = GET.replace("HOST", API);

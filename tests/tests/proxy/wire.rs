@@ -55,10 +55,18 @@ pub(crate) async fn raw_origin_with(
 
 /// A gateway before a scripted HTTPS origin.
 pub(crate) async fn raw_tls_origin(script: Vec<Step>) -> (TestGateway, RawOrigin) {
+    raw_tls_origin_with(script, |_| {}).await
+}
+
+/// The same with another configuration.
+pub(crate) async fn raw_tls_origin_with(
+    script: Vec<Step>,
+    change: impl FnOnce(&mut Config),
+) -> (TestGateway, RawOrigin) {
     let ca = TestCa::new("weir test CA");
     let tls = ca.server_config(&[NAME], Flaw::None, &[]);
     let origin = RawOrigin::start(Some(tls), script).await;
-    let gateway = TestGateway::start(ca, |_| {}, &[(DST, origin.addr())]);
+    let gateway = TestGateway::start(ca, change, &[(DST, origin.addr())]);
     (gateway, origin)
 }
 

@@ -6,13 +6,13 @@ use weir_gateway::sink::{ClickHouseSink, RowSink as _};
 
 use super::support::{NOON_US, Store, batch, body, exchange, flow, producer, user};
 
-async fn only_row(client: &clickhouse::Client, sql: &str) -> Value {
+pub(crate) async fn only_row(client: &clickhouse::Client, sql: &str) -> Value {
     let mut cursor = client.query_raw(sql).fetch_bytes("JSONEachRow").unwrap();
     let bytes = cursor.collect().await.unwrap();
     serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{e}: {bytes:?}"))
 }
 
-fn assert_fields(row: &Value, want: &Value) {
+pub(crate) fn assert_fields(row: &Value, want: &Value) {
     for (name, want) in want.as_object().unwrap() {
         assert_eq!(&row[name], want, "{name}");
     }

@@ -10,6 +10,7 @@ use clickhouse::Client;
 use uuid::Uuid;
 use weir_gateway::config::Config;
 use weir_gateway::identify::who::Who;
+use weir_gateway::inspect::mask::Masked;
 use weir_gateway::record::row::{BodyRow, ExchangeRow, FlowRow, Ids, Producer, Row, Table};
 use weir_gateway::sink;
 
@@ -257,11 +258,13 @@ pub(crate) fn exchange(n: u64) -> ExchangeRow {
         resp_body: 2,
         chunk_us: vec![1, 2, u64::MAX],
         chunk_bytes: vec![10, 20, 30],
+        findings: 0,
+        finding_action: "",
         who: user(),
     }
 }
 
-pub(crate) fn body(n: u64, dir: u8, chunk: u32, bytes: impl Into<bytes::Bytes>) -> BodyRow {
+pub(crate) fn body(n: u64, dir: u8, chunk: u32, bytes: impl Into<Vec<u8>>) -> BodyRow {
     BodyRow {
         ts: NOON_US + i64::try_from(n).unwrap(),
         exchange_id: exchange(n).exchange_id,
@@ -272,7 +275,8 @@ pub(crate) fn body(n: u64, dir: u8, chunk: u32, bytes: impl Into<bytes::Bytes>) 
         chunks: 2,
         content_type: "application/json".into(),
         content_encoding: String::new(),
-        body: bytes.into(),
+        // constants are nobody's secret
+        body: Masked::constant(bytes.into().leak()),
     }
 }
 

@@ -18,7 +18,7 @@ use super::kernel::Kernel;
 use crate::sh;
 
 /// Time for one machine, from start to power-off.
-pub(crate) const LIMIT: Duration = Duration::from_secs(1500);
+pub(crate) const LIMIT: Duration = Duration::from_secs(2400);
 
 /// What a machine said.
 pub(crate) struct Report {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::Issuers;
 use super::job::Job;
+use super::keeper::Keeper;
 use super::peer::Peer;
 use super::people;
 use crate::app::Shared;
@@ -25,6 +26,7 @@ use crate::identify::registry::{Listed, SessionKey};
 use crate::identify::standing::{Standing, Verdict};
 use crate::identify::wire::{Order, Person, Reply};
 use crate::identify::{HOST_JOB, Identifier, job_of, process};
+use crate::inspect::mask;
 use crate::record::alarm::Subject;
 use crate::record::{Alarm, Severity};
 
@@ -60,6 +62,8 @@ pub(super) struct Desk {
     identifier: Identifier,
     /// `None` where people cannot log in.
     pub(super) logins: Option<Arc<Logins>>,
+    /// `None` where jobs cannot be kept over a restart.
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Desk {
@@ -74,6 +78,11 @@ impl Desk {
         let runners = shared.config.identity.runners.iter().filter_map(|name| user(name)).collect();
         let identifier = identifier(&shared);
         let logins = people::logins(&shared, &issuers);
+        if let Some(logins) = &logins {
+            // Set once: there is one desk.
+            drop(shared.logins.set(Arc::clone(logins)));
+        }
+        let keeper = Keeper::open(&shared.config.identity);
         Self {
             shared,
             issuers,
@@ -82,6 +91,7 @@ impl Desk {
             runners,
             identifier,
             logins,
+            keeper,
         }
     }
 
@@ -121,6 +131,7 @@ impl Desk {
                 only_root(peer)?;
                 let count = self.shared.registry.revoke(&name);
                 tracing::info!(name, count, "identities revoked");
+                self.keep_revoked().await;
                 Ok(Reply::Done { count })
             }
         }
@@ -178,7 +189,8 @@ impl Desk {
         if let Some(who) = self.standing(peer).who(self.shared.seams.clock.wall()) {
             identity = identity.acting_for(who);
         }
-        let subject = Subject { process, identity, ancestors: Vec::new() };
+        let argv = mask::argv(&self.shared.inspection.own_lens(), &process.argv);
+        let subject = Subject { process, identity, argv, ancestors: Vec::new() };
         let mut alarm = Alarm::new(kind, Severity::Error, detail);
         alarm.process = Some(Box::new(subject));
         self.shared.recorder.alarm(alarm);

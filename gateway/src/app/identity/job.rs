@@ -31,8 +31,10 @@ const LEAST_RENEWAL: Duration = Duration::from_secs(10);
 
 /// A living anchor.
 pub(super) struct Job {
-    anchor: Anchor,
-    bound: Arc<Bound>,
+    pub(super) anchor: Anchor,
+    pub(super) bound: Arc<Bound>,
+    /// First level below the captured cgroup.
+    pub(super) cgroup: Option<String>,
     /// Where another token comes from before this one expires.
     renewal: RefCell<Option<Renewal>>,
 }
@@ -66,9 +68,11 @@ impl Desk {
         if kind == Kind::People {
             return Err(Refusal::new("no_issuer", "people log in: weir login"));
         }
-        let subject = pid.map_or(Ok(*peer), Peer::numbered);
+        let subject = pid.map_or_else(|| Ok(peer.clone()), Peer::numbered);
         let subject = subject.map_err(|e| Refusal::new("no_process", e.to_string()))?;
-        let job = match self.with_anchors(|anchors| anchors.member(subject.key.tgid))? {
+        let member = self.with_anchors(|anchors| anchors.member(subject.key.tgid))?;
+        subject.lives().map_err(|e| Refusal::new("no_process", e.to_string()))?;
+        let job = match member {
             // In a job already: whatever is presented is presented by that job.
             Some(member) if member.is_ended => {
                 let refusal = Refusal::new("identity_expired", "the caller's job has ended");
@@ -81,7 +85,8 @@ impl Desk {
                 job.ok_or_else(|| Refusal::new("anchor_unknown", "the caller's job is not known"))?
             }
             None => {
-                let root = pid.or_else(|| peer.job(kind)).ok_or_else(|| {
+                let root = pid.map_or_else(|| peer.job(kind), |_| Some(subject.key));
+                let root = root.ok_or_else(|| {
                     Refusal::new(
                         "no_worker",
                         "no process above the caller is a worker of this kind",
@@ -113,47 +118,65 @@ impl Desk {
 
     /// The caller's job is over. On GitHub the worker still sends the job's logs: there the job ends
     /// with its worker.
-    pub(super) fn job_end(&self, peer: &Peer, kind: &str) -> Result<usize, Refusal> {
+    pub(super) fn job_end(self: &Rc<Self>, peer: &Peer, kind: &str) -> Result<usize, Refusal> {
         let member = self.with_anchors(|anchors| anchors.member(peer.key.tgid))?;
         let Some(member) = member.filter(|member| !member.is_ended) else { return Ok(0) };
         if kind != Kind::Github.as_str() {
             let job = self.jobs.borrow().get(&member.id).map(Rc::clone);
-            self.end(member.id, job.as_deref());
+            self.end(member.id, job.as_ref());
         }
         Ok(1)
     }
 
-    fn begin(self: &Rc<Self>, root: u32, subject: &Peer) -> Result<Rc<Job>, Refusal> {
-        let anchor = self.with_anchors(|anchors| anchors.begin(root))?;
-        let path = subject.cgroup().unwrap_or_default();
-        match self.follow(anchor, self.job_cgroup(&path)) {
-            Ok(job) => Ok(job),
-            Err((id, refusal)) => {
-                self.end(id, None);
-                Err(refusal)
-            }
+    fn begin(self: &Rc<Self>, root: ProcessKey, subject: &Peer) -> Result<Rc<Job>, Refusal> {
+        let anchor = self.with_anchors(|anchors| anchors.begin(root.tgid))?;
+        if anchor.started_ns != root.start_time_ns || subject.lives().is_err() {
+            self.end(anchor.id, None);
+            return Err(Refusal::new("no_process", "the worker or the caller has ended"));
         }
+        let path = subject.cgroup().unwrap_or_default();
+        let cgroup = self.job_cgroup(&path).map(str::to_owned);
+        let id = anchor.id;
+        let followed = self.enter(id, cgroup.as_deref());
+        followed.and_then(|bound| self.follow(anchor, bound, cgroup)).inspect_err(|_refusal| {
+            self.end(id, None);
+        })
+    }
+
+    /// A job begins in a cgroup, of which another may have been the only one until now.
+    fn enter(
+        self: &Rc<Self>,
+        id: anchors::AnchorId,
+        cgroup: Option<&str>,
+    ) -> Result<Arc<Bound>, Refusal> {
+        let registry = &self.shared.registry;
+        let first = cgroup.and_then(|cgroup| registry.only_job(cgroup));
+        let bound = registry.begin_job(id, cgroup);
+        let bound = bound.map_err(|e| Refusal::new("registry_full", e.to_string()))?;
+        let first = first.and_then(|first| self.jobs.borrow().get(&first).map(Rc::clone));
+        if let Some(first) = first {
+            self.keep_soon(&first);
+        }
+        Ok(bound)
     }
 
     /// Takes care of an anchor until it ends.
     fn follow(
         self: &Rc<Self>,
         anchor: anchors::Anchor,
-        cgroup: Option<&str>,
-    ) -> Result<Rc<Job>, (anchors::AnchorId, Refusal)> {
+        bound: Arc<Bound>,
+        cgroup: Option<String>,
+    ) -> Result<Rc<Job>, Refusal> {
         let id = anchor.id;
-        let failed = |refusal: Refusal| (id, refusal);
-        let now = self.shared.seams.clock.wall();
-        let started = anchors::started_wall_us(&anchor, now.0).map_err(|e| failed(e.into()))?;
+        let started = anchors::started_wall_us(&anchor, self.shared.seams.clock.wall().0)?;
         let process = ProcessKey { tgid: anchor.root, start_time_ns: anchor.started_ns };
-        let bound = self.shared.registry.begin_job(id, cgroup);
-        let bound = bound.map_err(|e| failed(Refusal::new("registry_full", e.to_string())))?;
         let job = Rc::new(Job {
             anchor: Anchor {
                 id: binding::AnchorId { id: id.0, process },
                 started: WallUs(started),
             },
             bound,
+            cgroup,
             renewal: RefCell::default(),
         });
         self.jobs.borrow_mut().insert(id, Rc::clone(&job));
@@ -166,30 +189,35 @@ impl Desk {
                     }
                 }
                 () = desk.renew(&followed) => {}
+                // It goes on with whoever comes next.
+                () = desk.shared.shutdown.cancelled() => return,
             }
             desk.end(id, Some(&followed));
         });
         Ok(job)
     }
 
-    /// Anchors of an earlier gateway go on. Who they are was in its memory: their hooks may say it
-    /// again.
+    /// Anchors of an earlier gateway go on, with who they are where that was kept; the hooks of others
+    /// may say it again.
     pub(super) fn resume(self: &Rc<Self>) {
         let Ok(living) = self.with_anchors(Anchors::resume) else { return };
         for anchor in living {
+            let id = anchor.id;
             let path = Peer::numbered(anchor.root).ok().and_then(|root| root.cgroup());
             let cgroup = path.as_deref().and_then(|path| self.job_cgroup(path));
-            match self.follow(anchor, cgroup) {
-                Ok(job) => job.bound.refuse(),
-                Err((id, refusal)) => {
-                    tracing::warn!(error = %refusal.message, "a job of an earlier gateway ends");
-                    self.end(id, None);
-                }
+            let cgroup = cgroup.map(str::to_owned);
+            let bound = match self.shared.registry.job(id) {
+                Some(kept) => Ok(kept),
+                None => self.enter(id, cgroup.as_deref()).inspect(|bound| bound.refuse()),
+            };
+            if let Err(refusal) = bound.and_then(|bound| self.follow(anchor, bound, cgroup)) {
+                tracing::warn!(error = %refusal.message, "a job of an earlier gateway ends");
+                self.end(id, None);
             }
         }
     }
 
-    fn end(&self, id: anchors::AnchorId, job: Option<&Job>) {
+    fn end(self: &Rc<Self>, id: anchors::AnchorId, job: Option<&Rc<Job>>) {
         if let Err(refusal) = self.with_anchors(|anchors| anchors.end(id)) {
             tracing::error!(error = %refusal.message, "ending an anchor");
         }
@@ -197,6 +225,8 @@ impl Desk {
         if let Some(job) = job {
             job.bound.end(End::Over);
             self.issuers.verifier.anchor_ended(job.anchor.id);
+            // The kernel knows, too: nothing depends on the file.
+            self.keep_soon(job);
         }
     }
 
@@ -210,7 +240,12 @@ impl Desk {
         let mut refusal = Refusal::new("token_not_found", "no token was found");
         for issuer in issuers {
             match self.verified(job, issuer, environment).await {
-                Ok(token) => return self.bind(job, issuer, environment, &token),
+                Ok(token) => {
+                    let bound = self.bind(job, issuer, environment, &token);
+                    // Before the hook is told, and whether the token was taken or only seen.
+                    self.keep(job).await;
+                    return bound;
+                }
                 Err(why) => refusal = why,
             }
         }

@@ -11,12 +11,12 @@ use uuid::Uuid;
 
 use super::Issuers;
 use super::desk::{Desk, Refusal};
+use super::keeper;
 use super::peer::Peer;
 use crate::app::Shared;
-use crate::capture::cgroup;
 use crate::config::identity::Kind;
 use crate::error::Faulty as _;
-use crate::identify::login::{Asker, DeviceStart, LoggedIn, LoginError, Logins, Parts, Sessions};
+use crate::identify::login::{Asker, DeviceStart, LoggedIn, LoginError, Logins, Parts};
 use crate::identify::process::kernel_boot_id;
 use crate::identify::wire::{Person, Reply};
 
@@ -33,7 +33,7 @@ pub(super) fn logins(shared: &Arc<Shared>, issuers: &Issuers) -> Option<Arc<Logi
         fetcher: Arc::clone(&issuers.fetcher),
         clock: Arc::clone(&shared.seams.clock),
         registry: Arc::clone(&shared.registry),
-        sessions: Sessions::new(kernel_boot_id(), "/proc".into(), cgroup::mount().ok()),
+        sessions: keeper::sessions(),
         host: host.unwrap_or_default().into(),
     };
     Logins::start(parts).inspect_err(|error| tracing::error!(%error, "people cannot log in")).ok()

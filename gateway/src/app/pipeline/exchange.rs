@@ -2,37 +2,37 @@
 //!
 //! - input: a parsed request of a permitted flow
 //! - output: a response, upstream's or weir's own
-//! - bound: one recorder slot; bodies stream through
+//! - bound: one recorder slot; bodies stream through, or are judged as a whole
 //! - on failure: an HTTP status with the request id, and the outcome in the row
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use http_body::Body as _;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use uuid::Uuid;
 
+use self::response::Asked;
+use self::row::proto;
+use self::upstream::{Lease, send};
+use self::whole::WholeError;
 use super::HttpFlow;
-use crate::error::Faulty;
+use crate::error::{Fault, Faulty};
 use crate::forward::ForwardError;
-use crate::forward::pool::{Key, Sender};
-use crate::forward::tunnel::{self, Moved};
-use crate::http::body::{Observed, RequestBody, ResponseBody};
-use crate::http::{HttpError, head, respond};
-use crate::inspect::mask;
+use crate::http::body::ResponseBody;
+use crate::http::{HttpError, framing, head, respond};
+use crate::inspect::{Refused, mask};
 use crate::policy::Denied;
-use crate::record::exchange::{ALLOW, Direction, OK, OpenExchange};
-use crate::record::flow::mapped;
-use crate::record::row::ExchangeRow;
+use crate::record::exchange::OpenExchange;
 use crate::tls::Protocol;
 
-/// `class` values of the record.
-const HTTP: u8 = 1;
-const TUNNEL: u8 = 5;
+mod request;
+mod response;
+mod row;
+mod switch;
+mod upstream;
+mod whole;
 
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
@@ -42,6 +42,39 @@ enum ExchangeError {
     Denied(#[from] Denied),
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Whole(#[from] WholeError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+}
+
+/// An answer that the client does not get.
+#[derive(Debug, thiserror::Error)]
+enum AnswerError {
+    #[error("upstream's answer is refused: {0}")]
+    Refused(Refused),
+    #[error("upstream's answer is refused: {0}")]
+    Whole(WholeError),
+    #[error("upstream's answer is refused: it is a part of a body, which cannot be inspected")]
+    Partial,
+}
+
+impl Faulty for AnswerError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Whole(WholeError::NoMemory) => Fault::Capacity,
+            Self::Refused(_) | Self::Whole(_) | Self::Partial => Fault::Policy,
+        }
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Whole(WholeError::NoMemory) => "inspect_memory",
+            Self::Refused(_) | Self::Whole(_) | Self::Partial => "answer_refused",
+        }
+    }
 }
 
 impl ExchangeError {
@@ -50,6 +83,9 @@ impl ExchangeError {
             Self::Http(e) => e,
             Self::Denied(e) => e,
             Self::Forward(e) => e,
+            Self::Refused(e) => e,
+            Self::Whole(e) => e,
+            Self::Answer(e) => e,
         }
     }
 
@@ -60,6 +96,10 @@ impl ExchangeError {
     fn rule(&self) -> Option<&'static str> {
         match self {
             Self::Denied(denied) => Some(denied.rule()),
+            Self::Refused(refused) | Self::Answer(AnswerError::Refused(refused)) => {
+                Some(refused.rule())
+            }
+            Self::Whole(_) | Self::Answer(_) => Some("inspect.max_body"),
             Self::Http(_) | Self::Forward(_) => None,
         }
     }
@@ -83,17 +123,20 @@ pub(super) async fn handle(
         }
     };
     http.flow.record.edit(|row| row.exchanges += 1);
-    let row = row(&http, &request, id);
-    let budget = shared.recorder.body_budget().clone();
+    let row = row::row(&http, &request, id);
+    let recorder = shared.recorder.clone();
     let (metrics, max) = (Arc::clone(&shared.metrics), shared.config.record.max_body_bytes);
-    let exchange = OpenExchange::begin(row, permit, budget, metrics, max, shared.shutdown.clone());
-    exchange.request_head(request.headers(), mask::headers(request.headers()));
+    let looking = shared.inspection.look(&http.flow.scope, &http.name);
+    let stop = shared.shutdown.clone();
+    let exchange = OpenExchange::begin(row, permit, recorder, looking, metrics, max, stop);
+    exchange.request_head(request.headers(), mask::headers(&http.flow.lens(), request.headers()));
     match Box::pin(forward(&http, &exchange, request)).await {
         Ok(response) => response,
         Err(error) => {
             let faulty = error.faulty();
             exchange.failed(faulty);
-            let mut response = respond::refuse(faulty, error.rule(), id);
+            let hint = if error.is_identity() { http.flow.login_hint().await } else { None };
+            let mut response = respond::explain(faulty, error.rule(), hint.as_deref(), id);
             let unclear = response.status() == StatusCode::BAD_REQUEST;
             if (unclear || error.is_identity()) && http.downstream == Protocol::H1 {
                 // What follows may be the rest of what was not understood; or come after a login,
@@ -131,208 +174,35 @@ async fn forward(
     // Again with every request: jobs end and tokens expire while connections are open.
     http.flow.vouched((http.scheme == "https").then_some(host.as_str()))?;
 
-    let upgrade =
-        head::wants_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+    let looking = worker.shared.inspection.look(&http.flow.scope, &host);
+    exchange.looked_at_by(&looking);
+    let (up, down) = (looking.request(), looking.response());
+    let wants_upgrade = head::wants_upgrade(&parts) && switch::ask(&mut parts, &looking);
+    let upgrade = wants_upgrade.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
     head::strip_hop_by_hop(&mut parts.headers, upgrade.is_some());
+    if down.changes() {
+        framing::ask_readable(&mut parts.headers);
+    }
 
-    let lease = Rc::new(Lease { http: Rc::clone(http), sender: Cell::new(None) });
-    let body = Observed::new(body, {
-        let (lease, ended) = (Rc::clone(&lease), exchange.clone());
-        exchange.observer(Direction::Request, move || {
-            lease.http.finished_asking();
-            lease.release(&ended);
-        })
-    });
+    let lease = Lease::new(http);
+    let body =
+        Box::pin(request::prepare(http, exchange, &looking, &lease, &mut parts, body)).await?;
     let (sender, used) = Box::pin(worker.pool.sender(&http.permit, &http.key)).await?;
     exchange.edit(|row| row.upstream_proto = proto(sender.protocol()));
+    let asked = Asked { method: parts.method.clone(), path: parts.uri.path().to_owned() };
     head::for_upstream(&mut parts, &authority, sender.protocol(), http.scheme)?;
-    let request = Request::from_parts(parts, RequestBody::Downstream(body));
-    let (sender, response) = send(http, sender, used, request).await?;
-    let masked = mask::headers(response.headers());
+    let request = Request::from_parts(parts, body);
+    let (sender, response) = match send(http, sender, used, request).await {
+        Ok(answered) => answered,
+        // What broke off was the request, because of what was found in it.
+        Err(_unsent) if up.is_refused() => return Err(up.refused().into()),
+        Err(unsent) => return Err(unsent),
+    };
+    let masked = mask::headers(&http.flow.lens(), response.headers());
     exchange.response_head(response.status().as_u16(), response.headers(), masked);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {
-        return Ok(switch(http, exchange, response, client));
+        return Ok(switch::switch(http, exchange, &looking, response, client)?);
     }
     lease.fill(sender);
-    Ok(relay(http, exchange, lease, response))
-}
-
-/// Tells a request body that broke off, which hyper calls the user's error, from upstream's doing.
-fn unsent(error: hyper::Error) -> ExchangeError {
-    if error.is_user() { HttpError::Body(error).into() } else { ForwardError::Http(error).into() }
-}
-
-/// Sends a request; on a pooled connection that upstream closed meanwhile, once more on a new one
-/// where that is safe: when nothing of it was sent, or when it is a safe method without a body
-/// (RFC 9110 section 9.2.2).
-async fn send(
-    http: &HttpFlow,
-    mut sender: Sender,
-    used: bool,
-    request: Request<RequestBody>,
-) -> Result<(Sender, Response<Incoming>), ExchangeError> {
-    let copy = if used { repeatable(&request) } else { None };
-    let failed = match sender.send(request).await {
-        Ok(response) => return Ok((sender, response)),
-        Err(failed) => failed,
-    };
-    let broke_off = !failed.error.is_parse() && !failed.error.is_user();
-    let again = failed.request.or(copy).filter(|_| used && broke_off);
-    let Some(request) = again else { return Err(unsent(failed.error)) };
-    tracing::debug!(error = %failed.error, "pooled connection was closed");
-    let worker = &http.flow.worker;
-    worker.shared.metrics.upstream_retried_total.inc();
-    let mut sender = Box::pin(worker.pool.open(&http.permit, &http.key)).await?;
-    match sender.send(request).await {
-        Ok(response) => Ok((sender, response)),
-        Err(failed) => Err(unsent(failed.error)),
-    }
-}
-
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.method().is_safe() || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-/// Passes upstream's response on, its body as it comes.
-fn relay(
-    http: &HttpFlow,
-    exchange: &OpenExchange,
-    lease: Rc<Lease>,
-    response: Response<Incoming>,
-) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    head::strip_hop_by_hop(&mut parts.headers, false);
-    parts.version = match http.downstream {
-        Protocol::H1 => Version::HTTP_11,
-        Protocol::H2 => Version::HTTP_2,
-    };
-    let observer = {
-        let ended = exchange.clone();
-        exchange.observer(Direction::Response, move || lease.release(&ended))
-    };
-    Response::from_parts(parts, ResponseBody::Upstream(Observed::new(body, observer)))
-}
-
-/// Answers 101 and tunnels both upgraded connections (RFC 9110 section 7.8).
-fn switch(
-    http: &Rc<HttpFlow>,
-    exchange: &OpenExchange,
-    mut response: Response<Incoming>,
-    client: OnUpgrade,
-) -> Response<ResponseBody> {
-    exchange.edit(|row| {
-        row.class = TUNNEL;
-        row.proto = "ws";
-    });
-    let server = hyper::upgrade::on(&mut response);
-    let (exchange, idle) = (exchange.clone(), http.flow.worker.shared.config.gateway.idle_timeout);
-    // The flow lasts as long as its tunnel: its row counts these bytes, and it keeps its place.
-    let flow = Rc::clone(&http.flow);
-    http.flow.worker.tasks.spawn(async move {
-        let moved = Moved::default();
-        let tunnel = async {
-            let (client, server) = tokio::try_join!(client, server).map_err(ForwardError::Http)?;
-            tunnel::copy(TokioIo::new(client), TokioIo::new(server), idle, &moved).await
-        };
-        let done = tokio::select! {
-            done = tunnel => done.map_err(ExchangeError::from),
-            () = flow.standing.cut() => Err(Denied::IdentityRevoked.into()),
-        };
-        exchange.tunnelled(moved.up.get(), moved.down.get());
-        if let Err(error) = done {
-            exchange.failed(error.faulty());
-            if error.is_identity() {
-                flow.record.failed(error.faulty());
-            }
-        }
-        drop(flow);
-    });
-    let (mut parts, _) = response.into_parts();
-    head::strip_hop_by_hop(&mut parts.headers, true);
-    Response::from_parts(parts, ResponseBody::Own(http_body_util::Full::default()))
-}
-
-fn proto(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::H1 => "h1",
-        Protocol::H2 => "h2",
-    }
-}
-
-fn row(http: &HttpFlow, request: &Request<Incoming>, id: Uuid) -> ExchangeRow {
-    let flow = &http.flow;
-    let identity = &flow.identity;
-    let dst = flow.captured.orig_dst.0;
-    let query = request.uri().query().map(|q| mask::query(q).into_inner());
-    ExchangeRow {
-        ts: flow.worker.shared.seams.clock.wall().0,
-        exchange_id: id,
-        flow_id: flow.record.id(),
-        session_id: identity.session_id,
-        job_id: Arc::clone(&identity.job_id),
-        exec_id: Arc::clone(&identity.exec_id),
-        identity: Arc::clone(&identity.who.display),
-        pid: flow.captured.process.key.tgid,
-        process: Arc::clone(&identity.process),
-        class: HTTP,
-        scheme: http.scheme,
-        dst_host: Arc::clone(&http.name),
-        dst_ip: mapped(dst.ip()),
-        dst_port: dst.port(),
-        proto: proto(http.downstream),
-        upstream_proto: "",
-        method: request.method().to_string(),
-        path: request.uri().path().to_owned(),
-        query_masked: query.unwrap_or_default(),
-        status: 0,
-        decision: ALLOW,
-        rule_id: http.permit.rule().to_owned(),
-        outcome: OK,
-        fault: "",
-        detail: String::new(),
-        req_bytes: 0,
-        resp_bytes: 0,
-        ttfb_us: 0,
-        dur_us: 0,
-        req_headers: Vec::new(),
-        resp_headers: Vec::new(),
-        req_sha256: [0; 32],
-        resp_sha256: [0; 32],
-        req_body: 0,
-        resp_body: 0,
-        chunk_us: Vec::new(),
-        chunk_bytes: Vec::new(),
-        who: Arc::clone(&identity.who),
-    }
-}
-
-/// Holds an upstream connection until both bodies have ended, then gives it back to the pool.
-/// An exchange that breaks off drops it, which closes an HTTP/1 connection.
-struct Lease {
-    http: Rc<HttpFlow>,
-    sender: Cell<Option<Sender>>,
-}
-
-impl Lease {
-    fn fill(&self, sender: Sender) {
-        self.sender.set(Some(sender));
-    }
-
-    fn release(&self, exchange: &OpenExchange) {
-        if !exchange.both_ended() {
-            return;
-        }
-        if let Some(sender) = self.sender.take() {
-            let key: &Key = &self.http.key;
-            self.http.flow.worker.pool.give_back(key, sender);
-        }
-    }
+    Box::pin(response::relay(http, exchange, lease, &down, &asked, response)).await
 }

@@ -14,8 +14,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Identity {
-    /// Directory where logins of people outlive a restart, with their refresh tokens: for the
-    /// gateway's user alone. Default: `/var/lib/weir/identity`.
+    /// Directory where jobs (without tokens) and logins of people (with their refresh tokens) outlive
+    /// a restart: for the gateway's user alone. Default: `/var/lib/weir/identity`.
     pub state_dir: Option<PathBuf>,
     /// Providers whose tokens are believed; no others are. At most 64. Default: none.
     pub issuer: Vec<IdentityIssuer>,

@@ -13,9 +13,11 @@ use uuid::Uuid;
 
 use super::LoginKey;
 use super::client::Provider;
+use super::store::Kept;
 use crate::capture::ProcessKey;
 use crate::clock::WallUs;
 use crate::identify::binding::{Anchor, AnchorId};
+use crate::identify::who::Who;
 use crate::limits::{REFRESH_RETRY, REFRESH_RETRY_MOST};
 
 /// A login that has not ended, or is about to.
@@ -33,22 +35,32 @@ pub(super) struct Active {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) subject: String,
+    pub(super) who: Who,
+    pub(super) expires_at: WallUs,
     pub(super) refresh: Option<SecretString>,
     pub(super) failures: u32,
     pub(super) ended: bool,
 }
 
 impl Active {
-    pub(super) fn new(
-        id: Uuid,
-        key: LoginKey,
-        provider: Arc<Provider>,
-        subject: String,
-        refresh: Option<SecretString>,
-        due: Instant,
-    ) -> Self {
-        let state = State { subject, refresh, failures: 0, ended: false };
+    /// As it is kept, to be refreshed then.
+    pub(super) fn new(kept: Kept, provider: Arc<Provider>, due: Instant) -> Self {
+        let Kept { id, key, subject, who, expires_at, refresh, .. } = kept;
+        let state = State { subject, who, expires_at, refresh, failures: 0, ended: false };
         Self { id, key, provider, state: tokio::sync::Mutex::new(state), due: Mutex::new(due) }
+    }
+
+    /// To be kept over a restart.
+    pub(super) fn kept(&self, state: &State) -> Kept {
+        Kept {
+            id: self.id,
+            key: self.key.clone(),
+            issuer: self.provider.issuer.issuer.clone(),
+            subject: state.subject.clone(),
+            who: state.who.clone(),
+            expires_at: state.expires_at,
+            refresh: state.refresh.clone(),
+        }
     }
 
     /// When to refresh.

@@ -20,22 +20,27 @@ use uuid::Uuid;
 use super::active::{self, Active};
 use super::client::{DeviceRequest, Granted, Provider};
 use super::pending::{Pending, PendingCode, Shown};
-use super::store::{Held, Kept, Store};
+use super::store::{Kept, Store};
 use super::{Asker, LoginError, LoginKey, Sessions};
 use crate::clock::{SharedClock, WallUs};
 use crate::config::identity;
 use crate::identify::fetch::Fetcher;
 use crate::identify::oidc::verify::{VerifiedToken, Verifier};
+use crate::identify::private::Held;
 use crate::identify::registry::Registry;
 use crate::identify::who::Who;
 use crate::limits::{MAX_LOGINS, MAX_LOGINS_PER_USER, MAX_REFRESHES, SESSION_LOOK};
 
 mod flows;
+mod keep;
+mod prompt;
 
 /// Another gateway lets go of the kept logins when it hands over.
 const TAKE_UP_RETRY: Duration = Duration::from_millis(200);
 
 pub use flows::{CodeStart, DeviceStart};
+pub use keep::kept_people;
+use prompt::Prompter;
 
 /// What logins are made of.
 pub struct Parts<'a> {
@@ -81,6 +86,8 @@ pub struct Logins {
     held: Mutex<Option<Held>>,
     /// Exchanges that must not break off in the middle.
     tasks: TaskTracker,
+    /// Where flows are begun that nobody asked for, while somebody tends the logins.
+    prompter: Prompter,
     changed: tokio::sync::Notify,
 }
 
@@ -127,12 +134,14 @@ impl Logins {
             held: Mutex::default(),
             pending: Mutex::default(),
             tasks: TaskTracker::new(),
+            prompter: Prompter::default(),
             changed: tokio::sync::Notify::new(),
         }))
     }
 
     /// Tends the logins until it is told to stop, then waits for exchanges that are under way.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        self.prompter.serve(stop.clone());
         while !stop.is_cancelled() {
             let wait = self.tend().await;
             tokio::select! {
@@ -144,34 +153,6 @@ impl Logins {
         self.tasks.close();
         self.tasks.wait().await;
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Takes up the logins that were kept. False while another gateway has them, before it hands
-    /// over or ends.
-    fn take_up(&self) -> Result<bool, LoginError> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some() {
-            return Ok(true);
-        }
-        let Some(lock) = self.store.hold()? else { return Ok(false) };
-        let (mut table, now) = (self.table(), self.clock.mono());
-        for kept in self.store.load()? {
-            let provider = self.providers.iter().find(|one| one.issuer.issuer == kept.issuer);
-            let is_replaced = table.contains_key(&kept.key);
-            let Some(provider) = provider.filter(|_| !is_replaced).map(Arc::clone) else {
-                // Our own file is read here, too, when somebody logged in before.
-                if table.get(&kept.key).is_none_or(|one| one.id != kept.id) {
-                    tracing::info!("dropping a kept login that is of no use any more");
-                    self.store.remove(kept.id)?;
-                }
-                continue;
-            };
-            let Kept { id, key, subject, refresh, .. } = kept;
-            let active = Active::new(id, key.clone(), provider, subject, Some(refresh), now);
-            table.insert(key, Arc::new(active));
-        }
-        *held = Some(lock);
-        Ok(true)
     }
 
     /// Ends the logins of sessions that have ended, refreshes those that are due, and says how long
@@ -232,22 +213,6 @@ impl Logins {
         let this = Arc::clone(self);
         let ending = self.tasks.spawn(async move { this.end(&login, End::LoggedOut).await });
         ending.await.map_err(|_panicked| LoginError::NotLoggedIn)
-    }
-
-    /// How a person who is not logged in gets logged in, for the answer to a refused request. Begins
-    /// no flow.
-    pub fn hint(&self, key: &LoginKey) -> Option<String> {
-        if self.providers.is_empty() {
-            return None;
-        }
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(match pending.device_of(key) {
-            Some(Shown { url, user_code }) => format!(
-                "you are not logged in on {}: open {url} and enter {user_code} if you began this",
-                self.host
-            ),
-            None => format!("you are not logged in on {}: run \"weir login\"", self.host),
-        })
     }
 
     /// Names of the providers that people can log in with.
@@ -321,16 +286,22 @@ impl Logins {
             }
         }
         let subject = token.subject().to_owned();
-        if let Some(refresh) = granted.refresh.clone() {
-            self.keep(id, key, provider, &subject, refresh).await;
-        }
         let refreshes = granted.refresh.is_some();
         let lead = active::lead(token.expires_at(), self.clock.wall(), refreshes);
         let due = self.clock.mono() + lead;
-        let active =
-            Active::new(id, key.clone(), Arc::clone(provider), subject, granted.refresh, due);
-        let who = Who::verified(&token);
-        Ok((active, LoggedIn { who, expires_at: token.expires_at(), refreshes }))
+        let (who, expires_at) = (Who::verified(&token), token.expires_at());
+        let kept = Kept {
+            id,
+            key: key.clone(),
+            issuer: provider.issuer.issuer.clone(),
+            subject,
+            who: who.clone(),
+            expires_at,
+            refresh: granted.refresh,
+        };
+        self.keep(kept.clone()).await;
+        let active = Active::new(kept, Arc::clone(provider), due);
+        Ok((active, LoggedIn { who, expires_at, refreshes }))
     }
 
     /// An id token of exactly this provider. `started` is when it was asked for.
@@ -364,9 +335,8 @@ impl Logins {
             Ok(granted) => {
                 if let Some(new) = granted.refresh {
                     // Before anything else: the old one is of no use any more.
-                    state.refresh = Some(new.clone());
-                    let (key, provider) = (&login.key, &login.provider);
-                    self.keep(login.id, key, provider, &state.subject, new).await;
+                    state.refresh = Some(new);
+                    self.keep_refreshed(login, &state).await;
                 }
                 let token = self.verify(login.id, &login.provider, &granted.id_token, started);
                 match token.await {
@@ -383,14 +353,24 @@ impl Logins {
                 login.set_due(
                     self.clock.mono() + active::lead(token.expires_at(), self.clock.wall(), true),
                 );
-                let table = self.table();
-                // A newer login of the session may have taken its place, which ends this one.
-                if table.get(&login.key).is_some_and(|one| one.id == login.id) {
-                    let (key, until) = (login.key.session(), token.expires_at());
-                    if let Err(error) = self.registry.bind_person(key, Who::verified(&token), until)
-                    {
-                        tracing::warn!(%error, "a login was refreshed in vain");
+                (state.who, state.expires_at) = (Who::verified(&token), token.expires_at());
+                self.keep_refreshed(login, &state).await;
+                let bound = {
+                    let table = self.table();
+                    // A newer login of the session may have taken its place, which ends this one.
+                    let is_it = table.get(&login.key).is_some_and(|one| one.id == login.id);
+                    let (key, who) = (login.key.session(), state.who.clone());
+                    if is_it {
+                        self.registry.extend_person(key, who, state.expires_at)
+                    } else {
+                        Ok(())
                     }
+                };
+                if let Err(error) = bound {
+                    tracing::warn!(%error, "a login was refreshed in vain");
+                    drop(state);
+                    self.end(login, End::Revoked).await;
+                    return;
                 }
                 tracing::debug!(issuer = %name, "a login was refreshed");
             }
@@ -431,11 +411,7 @@ impl Logins {
             state.refresh.take()
         };
         self.verifier.anchor_ended(active::anchor(login.id, WallUs(0)).id);
-        let (store, id) = (self.store.clone(), login.id);
-        let removed = tokio::task::spawn_blocking(move || store.remove(id)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::error!(%error, "a login that ended stays on disk");
-        }
+        self.forget(login.id).await;
         let issuer = &login.provider.issuer.name;
         tracing::info!(%issuer, uid = login.key.uid, ?why, "a login ended");
         self.revoke(&login.provider, refresh).await;
@@ -446,31 +422,6 @@ impl Logins {
         if let Err(error) = provider.revoke(&refresh).await {
             let issuer = &provider.issuer.name;
             tracing::warn!(%issuer, %error, "a refresh token was dropped but not revoked");
-        }
-    }
-
-    /// Keeps a login over a restart. One that cannot be kept lives as long as this process; an old
-    /// file would hold a used token, which is worse than none.
-    async fn keep(
-        &self,
-        id: Uuid,
-        key: &LoginKey,
-        provider: &Provider,
-        subject: &str,
-        refresh: SecretString,
-    ) {
-        let (key, subject) = (key.clone(), subject.to_owned());
-        let kept = Kept { id, key, issuer: provider.issuer.issuer.clone(), subject, refresh };
-        let store = self.store.clone();
-        let saved = tokio::task::spawn_blocking(move || {
-            store.save(&kept).inspect_err(|_| {
-                if let Err(error) = store.remove(kept.id) {
-                    tracing::error!(%error, "a used refresh token stays on disk");
-                }
-            })
-        });
-        if let Ok(Err(error)) = saved.await {
-            tracing::error!(%error, "a login will not outlive a restart");
         }
     }
 

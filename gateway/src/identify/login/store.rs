@@ -1,31 +1,29 @@
-//! Logins that outlive a restart of the gateway: one file each, with the refresh token.
+//! Logins that outlive a restart of the gateway: one file each, with who it is and the refresh token.
 //!
 //! - input: [`Kept`] logins
-//! - output: the same after a restart
+//! - output: the same after a restart, and for another gateway
 //! - bound: `limits::MAX_LOGINS` files of `limits::MAX_LOGIN_FILE_BYTES`
 //! - on failure: [`LoginError::File`]; a file that cannot be read as a login is removed
 //!
-//! The directory is the gateway's user's alone (0700, files 0600). A file is replaced as a whole and
-//! is on disk before the call returns: a refresh token that was used once is worse than none.
+//! A file is on disk before the call returns: a refresh token that was used once is worse than none.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read as _, Result, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{LoginError, LoginKey};
+use crate::clock::WallUs;
+use crate::identify::kept::WrittenWho;
+use crate::identify::private::{Dir, Held};
+use crate::identify::who::Who;
 use crate::limits::{MAX_LOGIN_FILE_BYTES, MAX_LOGINS};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// A login with a refresh token.
+/// A login.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) id: Uuid,
@@ -33,7 +31,12 @@ pub(super) struct Kept {
     /// `iss`, as the configuration may rename a provider.
     pub(super) issuer: String,
     pub(super) subject: String,
-    pub(super) refresh: SecretString,
+    /// Who that is, as the last token said.
+    pub(super) who: Who,
+    /// When that token expires.
+    pub(super) expires_at: WallUs,
+    /// `None` where the provider gave none.
+    pub(super) refresh: Option<SecretString>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,117 +47,91 @@ struct Written<'a> {
     session: LoginKey,
     issuer: String,
     subject: String,
+    who: WrittenWho,
+    expires_at: i64,
     #[serde(borrow)]
-    refresh_token: std::borrow::Cow<'a, str>,
+    refresh_token: Option<std::borrow::Cow<'a, str>>,
 }
-
-/// The directory is ours until this is dropped.
-#[derive(Debug)]
-pub(super) struct Held(#[expect(dead_code, reason = "unlocks when it is dropped")] Flock<File>);
 
 /// The directory.
 #[derive(Clone, Debug)]
-pub(super) struct Store(PathBuf);
+pub(super) struct Store(Dir);
 
 impl Store {
     /// Makes the directory, or makes sure that it is private.
-    pub(super) fn open(dir: &Path) -> std::result::Result<Self, LoginError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
-            .map_err(failed("opening the directory of logins"))?;
-        Ok(Self(dir.to_owned()))
+    pub(super) fn open(dir: &Path) -> Result<Self, LoginError> {
+        Dir::open(dir).map(Self).map_err(failed("opening the directory of logins"))
     }
 
     /// Keeps other gateways from using the same logins; `None` while one does.
-    pub(super) fn hold(&self) -> std::result::Result<Option<Held>, LoginError> {
-        let failed = failed("locking the directory of logins");
-        let lock = File::open(&self.0).map_err(&failed)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Some(Held(held))),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(failed(errno.into())),
-        }
+    pub(super) fn hold(&self) -> Result<Option<Held>, LoginError> {
+        self.0.hold().map_err(failed("locking the directory of logins"))
     }
 
     /// Writes a login, over an older state of it.
-    pub(super) fn save(&self, kept: &Kept) -> std::result::Result<(), LoginError> {
-        self.write(kept).map_err(failed("keeping a login"))
-    }
-
-    /// Forgets a login.
-    pub(super) fn remove(&self, id: Uuid) -> std::result::Result<(), LoginError> {
-        match fs::remove_file(self.path(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed("forgetting a login")(error))
-            }
-            _ => self.sync().map_err(failed("forgetting a login")),
-        }
-    }
-
-    /// All logins. Other files of the directory are removed: they are broken or half-written.
-    pub(super) fn load(&self) -> std::result::Result<Vec<Kept>, LoginError> {
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&self.0).map_err(failed("reading kept logins"))? {
-            let path = entry.map_err(failed("reading kept logins"))?.path();
-            match read(&path) {
-                Ok(Some(kept)) if path == self.path(kept.id) && all.len() < MAX_LOGINS => {
-                    all.push(kept);
-                }
-                Ok(_) => {
-                    tracing::warn!(path = %path.display(), "removing a file that is no kept login");
-                    fs::remove_file(&path).map_err(failed("forgetting a login"))?;
-                }
-                Err(error) => return Err(failed("reading kept logins")(error)),
-            }
-        }
-        Ok(all)
-    }
-
-    fn write(&self, kept: &Kept) -> Result<()> {
+    pub(super) fn save(&self, kept: &Kept) -> Result<(), LoginError> {
         let written = Written {
             version: VERSION,
             id: kept.id,
             session: kept.key.clone(),
             issuer: kept.issuer.clone(),
             subject: kept.subject.clone(),
-            refresh_token: kept.refresh.expose_secret().into(),
+            who: WrittenWho::of(&kept.who),
+            expires_at: kept.expires_at.0,
+            refresh_token: kept.refresh.as_ref().map(|token| token.expose_secret().into()),
         };
-        let bytes = Zeroizing::new(serde_json::to_vec(&written)?);
-        let path = self.path(kept.id);
-        let half = path.with_extension("half");
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&half, &path)?;
-        self.sync()
+        let bytes = serde_json::to_vec(&written).map_err(std::io::Error::from);
+        let saved = bytes.and_then(|bytes| self.0.write(&name(kept.id), &Zeroizing::new(bytes)));
+        saved.map_err(failed("keeping a login"))
     }
 
-    fn sync(&self) -> Result<()> {
-        File::open(&self.0)?.sync_all()
+    /// Forgets a login.
+    pub(super) fn remove(&self, id: Uuid) -> Result<(), LoginError> {
+        self.0.remove(&name(id)).map_err(failed("forgetting a login"))
     }
 
-    fn path(&self, id: Uuid) -> PathBuf {
-        self.0.join(format!("{}.json", id.simple()))
+    /// All logins, for who holds the directory. Other files of it are removed: they are broken or
+    /// half-written.
+    pub(super) fn load(&self) -> Result<Vec<Kept>, LoginError> {
+        let (all, broken) = self.look()?;
+        for name in broken {
+            tracing::warn!(name, "removing a file that is no kept login");
+            self.0.remove(&name).map_err(failed("forgetting a login"))?;
+        }
+        Ok(all)
+    }
+
+    /// All logins, for who does not hold the directory, and the names of other files.
+    pub(super) fn look(&self) -> Result<(Vec<Kept>, Vec<String>), LoginError> {
+        let failed = failed("reading kept logins");
+        let (mut all, mut broken) = (Vec::new(), Vec::new());
+        for file in self.0.names().map_err(&failed)? {
+            let bytes = self.0.read(&file, MAX_LOGIN_FILE_BYTES).map_err(&failed)?;
+            match bytes.and_then(|bytes| parse(&bytes)).filter(|kept| name(kept.id) == file) {
+                Some(kept) if all.len() < MAX_LOGINS => all.push(kept),
+                _ => broken.push(file),
+            }
+        }
+        Ok((all, broken))
     }
 }
 
-fn read(path: &Path) -> Result<Option<Kept>> {
-    let most = u64::try_from(MAX_LOGIN_FILE_BYTES).unwrap_or(u64::MAX);
-    let mut bytes = Zeroizing::new(Vec::new());
-    if !fs::symlink_metadata(path)?.is_file() {
-        return Err(std::io::Error::other("there is something that is no file"));
-    }
-    File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    let Ok(written) = serde_json::from_slice::<Written<'_>>(&bytes) else { return Ok(None) };
-    let same = written.version == VERSION;
-    Ok(same.then(|| Kept {
+fn name(id: Uuid) -> String {
+    format!("{}.json", id.simple())
+}
+
+fn parse(bytes: &[u8]) -> Option<Kept> {
+    let written = serde_json::from_slice::<Written<'_>>(bytes).ok()?;
+    let kept = Kept {
         id: written.id,
         key: written.session,
         issuer: written.issuer,
         subject: written.subject,
-        refresh: written.refresh_token.as_ref().into(),
-    }))
+        who: written.who.who()?,
+        expires_at: WallUs(written.expires_at),
+        refresh: written.refresh_token.map(|token| token.as_ref().into()),
+    };
+    (written.version == VERSION).then_some(kept)
 }
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> LoginError {
@@ -163,6 +140,9 @@ fn failed(what: &'static str) -> impl Fn(std::io::Error) -> LoginError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::capture::session::Login;
 
@@ -176,7 +156,14 @@ mod tests {
             },
             issuer: "https://id.example".into(),
             subject: "alice".into(),
-            refresh: "secret \"1\"".into(),
+            who: Who {
+                display: "Alice".into(),
+                method: "person_oidc",
+                state: "active",
+                ..Who::default()
+            },
+            expires_at: WallUs(7),
+            refresh: Some("secret \"1\"".into()),
         }
     }
 
@@ -186,13 +173,14 @@ mod tests {
         let dir = dir.path().join("identity");
         let store = Store::open(&dir).unwrap();
         store.save(&kept()).unwrap();
-        store.save(&Kept { refresh: "secret \"2\"".into(), ..kept() }).unwrap();
+        store.save(&Kept { refresh: Some("secret \"2\"".into()), ..kept() }).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&dir), mode(&store.path(kept().id))), (0o700, 0o600));
+        assert_eq!((mode(&dir), mode(&dir.join(name(kept().id)))), (0o700, 0o600));
         let all = Store::open(&dir).unwrap().load().unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((&all[0].key, all[0].subject.as_str()), (&kept().key, "alice"));
-        assert_eq!(all[0].refresh.expose_secret(), "secret \"2\"");
+        assert_eq!((&all[0].who, all[0].expires_at), (&kept().who, WallUs(7)));
+        assert_eq!(all[0].refresh.as_ref().unwrap().expose_secret(), "secret \"2\"");
         assert!(!format!("{all:?}").contains("secret"));
         store.remove(kept().id).unwrap();
         store.remove(kept().id).unwrap();
@@ -204,16 +192,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&kept()).unwrap();
-        let text = fs::read_to_string(store.path(kept().id)).unwrap();
+        let text = fs::read_to_string(dir.path().join(name(kept().id))).unwrap();
         for (name, text) in [
             ("a.json", text.as_str()),
             ("b.half", ""),
             ("c.json", "{}"),
-            ("d.json", &text.replace("\"version\":1", "\"version\":2")),
+            ("d.json", &text.replace("\"version\":2", "\"version\":3")),
         ] {
             fs::write(dir.path().join(name), text).unwrap();
+            let private = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(dir.path().join(name), private).unwrap();
         }
+        fs::create_dir(dir.path().join("jobs")).unwrap();
         assert_eq!(store.load().unwrap().len(), 1);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "and the directory of jobs");
     }
 }

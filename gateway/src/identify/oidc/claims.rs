@@ -65,6 +65,23 @@ fn shape(kind: Kind) -> &'static Shape {
     }
 }
 
+/// A method by its name.
+pub(in crate::identify) fn method(name: &str) -> Option<&'static str> {
+    let all = [
+        &GITHUB,
+        &GITLAB,
+        &BUILDKITE,
+        &CIRCLECI,
+        &BITBUCKET,
+        &AZURE_DEVOPS,
+        &JENKINS,
+        &KUBERNETES,
+        &PEOPLE,
+        &GENERIC,
+    ];
+    all.iter().map(|shape| shape.method).find(|method| *method == name)
+}
+
 /// The identity of a verified token.
 pub(super) fn identity(
     issuer: &Issuer,

@@ -19,7 +19,7 @@ pub use super::typed::{Claim, Claims};
 use crate::clock::{SharedClock, WallUs};
 use crate::config::identity::{Algorithm, Issuer, KeyLocation, Kind};
 use crate::config::url::HttpUrl;
-use crate::identify::binding::{Anchor, AnchorId, Bindings, Presented};
+use crate::identify::binding::{Anchor, AnchorId, Bindings, Presented, Remembered};
 use crate::identify::fetch::Fetcher;
 use crate::identify::jwks::{Key, KeyError, KeySet, Keys, Provider};
 
@@ -174,6 +174,16 @@ impl Verifier {
     /// No token is accepted from this anchor any more.
     pub fn anchor_ended(&self, anchor: AnchorId) {
         self.bindings.end(anchor, self.clock.wall());
+    }
+
+    /// What an anchor presented, to be kept over a restart.
+    pub fn presented(&self, anchor: AnchorId) -> Remembered {
+        self.bindings.of(anchor)
+    }
+
+    /// What an anchor presented before a restart.
+    pub fn remember(&self, anchor: AnchorId, kept: &Remembered) {
+        self.bindings.remember(anchor, kept, self.clock.wall());
     }
 
     /// Fetches the keys of issuers whose keys are `limits::KEYS_REFRESH` old, one issuer after the

@@ -114,3 +114,77 @@ fn sudo_does_not_leave_the_session() {
     assert_eq!(SessionKey::of(0, login.clone()), SessionKey::of(1000, login));
     assert_ne!(SessionKey::of(0, None), SessionKey::of(1000, None));
 }
+
+#[test]
+fn what_another_gateway_knew_is_adopted_as_it_stands() {
+    let all = Registry::default();
+    let active = State::Active(LATER);
+    all.adopt(AnchorId(1), Some(("build", true)), Some(who("job")), active).unwrap();
+    all.adopt(AnchorId(2), None, Some(who("over")), State::Ended(End::Over)).unwrap();
+    all.adopt(AnchorId(3), None, Some(who("revoked")), State::Ended(End::Revoked)).unwrap();
+    all.adopt(AnchorId(4), None, None, State::Refused).unwrap();
+    let found = |id| look(&all, Some(member(id)), None);
+    assert_eq!(found(1), (Verdict::Verified, "job".into()));
+    assert_eq!(found(2), (Verdict::Expired, "over".into()));
+    assert_eq!(found(3), (Verdict::Revoked, "revoked".into()));
+    assert_eq!(found(4).0, Verdict::Unidentified);
+    assert_eq!(look(&all, None, Some("build")), (Verdict::Verified, "job".into()));
+    // Again, as it stands there now: it was renewed, then revoked. The other one stays what it is.
+    all.adopt(AnchorId(1), None, Some(who("job")), State::Active(WallUs(3_000))).unwrap();
+    assert_eq!(all.job(AnchorId(1)).unwrap().state(), State::Active(WallUs(3_000)));
+    all.adopt(AnchorId(1), None, Some(who("job")), State::Ended(End::Revoked)).unwrap();
+    all.adopt(AnchorId(3), None, Some(who("revoked")), active).unwrap();
+    assert_eq!((found(1).0, found(3).0), (Verdict::Revoked, Verdict::Revoked));
+    let other = all.adopt(AnchorId(4), None, Some(who("job")), active);
+    assert_eq!((other, found(4).0), (Ok(()), Verdict::Verified));
+    assert!(all.adopt(AnchorId(4), None, Some(who("thief")), active).is_err());
+}
+
+#[test]
+fn a_cgroup_that_was_shared_before_a_restart_names_nobodys_containers() {
+    let all = Registry::default();
+    let active = State::Active(LATER);
+    // Of the other job nothing is left.
+    all.adopt(AnchorId(1), Some(("shared", false)), Some(who("job")), active).unwrap();
+    all.adopt(AnchorId(2), Some(("both", true)), Some(who("one")), active).unwrap();
+    all.adopt(AnchorId(3), Some(("both", true)), Some(who("two")), active).unwrap();
+    for cgroup in ["shared", "both"] {
+        assert_eq!(look(&all, None, Some(cgroup)).0, Verdict::Unidentified, "{cgroup}");
+    }
+    all.adopt(AnchorId(4), Some(("own", true)), Some(who("own")), active).unwrap();
+    all.adopt(AnchorId(4), Some(("own", true)), Some(who("own")), active).unwrap();
+    assert_eq!(all.only_job("own"), Some(AnchorId(4)));
+}
+
+#[tokio::test]
+async fn who_is_not_logged_in_at_the_newer_gateway_is_cut_at_the_older_one() {
+    let all = Registry::default();
+    let bob = SessionKey::of(1001, None);
+    all.bind_person(alice(), who("alice"), LATER).unwrap();
+    all.bind_person(bob.clone(), who("bob"), LATER).unwrap();
+    let (alices, bobs) = (all.person(&alice()).unwrap(), all.person(&bob).unwrap());
+    all.follow_people(&[(alice(), who("alice"), WallUs(3_000)), (bob, who("eve"), LATER)]);
+    assert_eq!(alices.state(), State::Active(WallUs(3_000)));
+    bobs.cut().await;
+    assert_eq!(bobs.state(), State::Ended(End::Revoked));
+    // A refresh that was under way brings nobody back.
+    all.revoke("alice");
+    let extended = all.extend_person(alice(), who("alice"), LATER);
+    assert_eq!(extended, Err(RegistryError::Ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_an_older_gateway_may_have_registered_is_waited_for() {
+    let all = Registry::default();
+    let begun = tokio::time::Instant::now();
+    all.await_job(AnchorId(7)).await;
+    assert_eq!(begun.elapsed(), PENDING);
+    let begun = tokio::time::Instant::now();
+    tokio::join!(all.await_job(AnchorId(7)), async {
+        tokio::time::sleep(PENDING / 5).await;
+        all.completed();
+    });
+    assert_eq!(begun.elapsed(), PENDING / 5);
+    all.await_job(AnchorId(8)).await;
+    assert_eq!(begun.elapsed(), PENDING / 5);
+}

@@ -6,6 +6,7 @@ use super::desk::{MAX_OPEN, WINDOW};
 use super::*;
 use crate::capture::{CgroupId, ProcessKey};
 use crate::clock::WallUs;
+use crate::inspect::mask::{self, Lens};
 
 const NOW: WallUs = WallUs(1_000_000_000);
 
@@ -27,7 +28,8 @@ fn about(job: u64, pid: u32) -> Option<Box<Subject>> {
         argv: vec!["curl".into(), "--token".into(), "s3cret".into()],
         ..Process::default()
     };
-    Some(Box::new(Subject { process, identity, ancestors: vec!["h:b:1:1".into()] }))
+    let argv = mask::argv(&Lens::of_names(), &process.argv);
+    Some(Box::new(Subject { process, identity, argv, ancestors: vec!["h:b:1:1".into()] }))
 }
 
 fn alarm(job: u64, pid: u32, port: u16) -> Alarm {

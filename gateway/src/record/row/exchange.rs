@@ -12,6 +12,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Producer, Row, Table, Value, expiry};
+use crate::inspect::mask::Masked;
 
 row! {
     /// One request and its response.
@@ -64,9 +65,9 @@ row! {
         fault: &'static str = "LowCardinality(String)",
         /// The error in words, without any payload.
         detail: String = "String",
-        /// Request body bytes forwarded.
+        /// Request body bytes that upstream got.
         req_bytes: u64 = "UInt64",
-        /// Response body bytes forwarded.
+        /// Response body bytes that upstream sent.
         resp_bytes: u64 = "UInt64",
         /// From the request head to the response head, microseconds.
         ttfb_us: u64 = "UInt64",
@@ -76,18 +77,23 @@ row! {
         req_headers: Vec<(String, String)> = "Map(LowCardinality(String), String)",
         /// See `req_headers`.
         resp_headers: Vec<(String, String)> = "Map(LowCardinality(String), String)",
-        /// SHA-256 of the request body as forwarded, all zero when it did not end.
+        /// SHA-256 of the request body as upstream got it, all zero when it did not end.
         req_sha256: [u8; 32] = "FixedString(32)",
-        /// SHA-256 of the response body as forwarded, all zero when it did not end.
+        /// SHA-256 of the response body as upstream sent it, all zero when it did not end.
         resp_sha256: [u8; 32] = "FixedString(32)",
-        /// 0 none, 1 full, 2 truncated at the cap, 3 dropped for want of space.
-        req_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3)",
+        /// 0 none, 1 full, 2 truncated at the cap, 3 dropped for want of space, 4 left out because it
+        /// could not be masked.
+        req_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3, 'unmaskable' = 4)",
         /// See `req_body`.
-        resp_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3)",
+        resp_body: u8 = "Enum8('none' = 0, 'full' = 1, 'truncated' = 2, 'dropped' = 3, 'unmaskable' = 4)",
         /// Streamed responses: microseconds after the response head of each chunk.
         chunk_us: Vec<u64> = "Array(UInt64)",
         /// Streamed responses: bytes of each of those chunks.
         chunk_bytes: Vec<u64> = "Array(UInt64)",
+        /// Secrets that were found in the bodies, those without a row in `findings` included.
+        findings: u32 = "UInt32",
+        /// The strongest thing that was done about them, empty without any.
+        finding_action: &'static str = "LowCardinality(String)",
     }
 }
 
@@ -108,9 +114,10 @@ row! {
         chunks: u32 = "UInt32",
         /// `Content-Type` of the body.
         content_type: String = "LowCardinality(String)",
-        /// `Content-Encoding` of the body; the bytes are as on the wire.
+        /// `Content-Encoding` of the bytes: empty, they are decoded. Rows of older gateways are as on
+        /// the wire.
         content_encoding: String = "LowCardinality(String)",
         /// The bytes.
-        body: Bytes = "String",
+        body: Masked<Bytes> = "String",
     }
 }
