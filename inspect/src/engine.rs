@@ -8,7 +8,7 @@
 //! ```text
 //! pattern, literal    takes a pattern apart: context, value, tail; literals that notice it
 //! automaton           whether a pattern is decided at a place
-//! compiled            one rule: its automata, its secret
+//! compiled, near      one rule: its automata, its secret, words that must stand near it
 //! prefilter           one automaton over the literals of all rules
 //! scan                places where a rule may match, until they are decided
 //! channel             what may leave of a growing text
@@ -20,6 +20,7 @@ mod channel;
 mod check;
 mod compiled;
 mod literal;
+mod near;
 mod pattern;
 mod prefilter;
 mod scan;

@@ -8,7 +8,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::AhoCorasick;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::WhichCaptures;
 use regex_automata::nfa::thompson::backtrack::{self, BoundedBacktracker};
@@ -19,7 +18,8 @@ use regex_syntax::hir::Hir;
 
 use super::RuleError;
 use super::automaton::{self, Swallow, Walk};
-use super::literal::{self, Anchor, Word};
+use super::literal::Anchor;
+use super::near::{self, Near};
 use super::pattern::{self, Lead, Parts};
 use crate::limits;
 use crate::rule::Rule;
@@ -33,8 +33,6 @@ pub(super) struct Compiled {
     pub(super) context_max: usize,
     /// Bytes before the match that belong to it.
     pub(super) lead_max: usize,
-    /// Whether a keyword may stand in the secret or after it, not only before it.
-    pub(super) is_inside: bool,
     /// Whether it has a value that is too long to be held.
     is_long: bool,
     /// Bytes after which a match must be decided.
@@ -45,20 +43,13 @@ pub(super) struct Compiled {
     split: Option<Split>,
     alone: Option<DFA>,
     captures: Option<(BoundedBacktracker, PikeVM)>,
-    near: Option<Near>,
+    pub(super) near: Option<Near>,
 }
 
 #[derive(Debug)]
 struct Split {
     context: DFA,
     value: DFA,
-}
-
-/// Keywords that the literals of the pattern do not imply.
-#[derive(Debug)]
-struct Near {
-    keywords: AhoCorasick,
-    longest: usize,
 }
 
 /// Memory of the automata of one rule.
@@ -125,11 +116,9 @@ impl Compiled {
             let pike = PikeVM::new_from_nfa(nfa.clone());
             Some((backtracker.map_err(reason)?, pike.map_err(reason)?))
         };
-        let near = Near::new(&rule, anchor.as_ref())?;
-        let anchor = anchor.filter(|anchor| near.is_none() || !has_better_keywords(&rule, anchor));
-        let mut words = rule.keywords.iter().filter(|word| !word.is_empty());
-        let items = std::slice::from_ref(&whole);
-        let is_inside = words.any(|w| literal::mentions(items, w.to_ascii_lowercase().as_bytes()));
+        let near = Near::new(&rule, &whole, anchor.as_ref())?;
+        let anchor =
+            anchor.filter(|anchor| near.is_none() || !near::has_better_keywords(&rule, anchor));
         Ok(Self {
             lead_max: lead.iter().fold(0, |sum, lead| sum.saturating_add(lead.max)),
             whole: automaton::dfa(nfa, MatchKind::LeftmostFirst)?,
@@ -137,7 +126,6 @@ impl Compiled {
             rule,
             anchor,
             context_max,
-            is_inside,
             is_long,
             // Automata see a match, and a death after it, one byte late each.
             reach: context_max.saturating_add(held).saturating_add(2),
@@ -170,7 +158,7 @@ impl Compiled {
                 .as_ref()
                 .and_then(|dfa| Swallow::new(dfa, text, from).feed(dfa, text.get(..end)?, from));
             let (span, is_long) = (from..alone.unwrap_or(end), alone.is_none());
-            let is_match = self.is_near(text, &matched, &span);
+            let is_match = self.near.as_ref().is_none_or(|near| near.is_met(text, &matched, &span));
             return if is_match {
                 Outcome::Match(Secret { matched, span, is_long })
             } else {
@@ -271,7 +259,9 @@ impl Compiled {
             }
         };
         let is_within = span.start <= matched.start.saturating_add(self.context_max);
-        let is_match = is_within && !span.is_empty() && self.is_near(text, &matched, &span);
+        let is_match = is_within
+            && !span.is_empty()
+            && self.near.as_ref().is_none_or(|near| near.is_met(text, &matched, &span));
         is_match.then_some(Secret { matched, span, is_long: false })
     }
 
@@ -285,43 +275,6 @@ impl Compiled {
         }
         start..matched.end
     }
-
-    /// Whether one of the keywords stands in the match or shortly before it; if the pattern does not
-    /// mention any, before the secret.
-    fn is_near(&self, text: &[u8], matched: &Range<usize>, span: &Range<usize>) -> bool {
-        let Some(near) = &self.near else { return true };
-        let from = matched.start.saturating_sub(limits::LOOK_BEHIND_BYTES);
-        let to = matched.start.saturating_add(limits::LOOK_BEHIND_BYTES + near.longest);
-        let end = if self.is_inside { matched.end } else { span.start };
-        near.keywords.is_match(text.get(from..to.min(end)).unwrap_or_default())
-    }
-}
-
-impl Near {
-    /// `None` if there are no keywords, or one is in every literal of the pattern.
-    fn new(rule: &Rule, anchor: Option<&Anchor>) -> Result<Option<Self>, String> {
-        let keywords: Vec<&str> =
-            rule.keywords.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
-        let has_keyword = |word: &Word| {
-            let literal = String::from_utf8_lossy(&word.bytes);
-            keywords.iter().any(|word| literal.contains(&word.to_ascii_lowercase()))
-        };
-        if keywords.is_empty() || anchor.is_some_and(|a| a.words.iter().all(has_keyword)) {
-            return Ok(None);
-        }
-        let longest = keywords.iter().map(|word| word.len()).max().unwrap_or(0);
-        let built = AhoCorasick::builder().ascii_case_insensitive(true).build(&keywords);
-        Ok(Some(Self { keywords: built.map_err(reason)?, longest }))
-    }
-}
-
-/// Whether looking around every keyword means fewer places than looking at every word.
-fn has_better_keywords(rule: &Rule, anchor: &Anchor) -> bool {
-    let around = (0, 2 * limits::LOOK_BEHIND_BYTES);
-    let words = rule.keywords.iter().filter(|word| !word.is_empty());
-    let words: Vec<Word> =
-        words.map(|word| Word { bytes: word.clone().into_bytes(), lead: around }).collect();
-    literal::cost(&words) < literal::cost(&anchor.words)
 }
 
 fn reason(error: impl ToString) -> String {

@@ -15,6 +15,7 @@ use regex_syntax::hir::Hir;
 use super::automaton;
 use super::compiled::Compiled;
 use super::literal::{MAX_BOUNDARY_BYTES, MAX_LITERAL_BYTES, Word};
+use super::near;
 use crate::limits;
 
 /// Where a rule may match.
@@ -92,9 +93,7 @@ impl Prefilter {
         let mut open: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
         let (mut early, mut everywhere) = (Vec::new(), Vec::new());
         for (rule, compiled) in rules.iter().enumerate() {
-            let keywords = compiled.rule.keywords.iter().filter(|word| !word.is_empty());
-            let keywords: Vec<Vec<u8>> =
-                keywords.map(|w| w.to_ascii_lowercase().into_bytes()).collect();
+            let keywords = near::keywords(&compiled.rule);
             let longest = keywords.iter().map(Vec::len).max().unwrap_or(0);
             let Some(anchor) = &compiled.anchor else {
                 if keywords.is_empty() {
@@ -107,7 +106,7 @@ impl Prefilter {
                     let entry = Entry { rule, first: around.saturating_add(longest), last };
                     words.entry(word).or_default().push(entry);
                 }
-                if compiled.is_inside {
+                if compiled.near.as_ref().is_some_and(|near| near.is_inside) {
                     early.push((rule, around.saturating_add(longest)));
                 }
                 continue;

@@ -170,7 +170,8 @@ fn naive(engine: &Engine, text: &[u8]) -> Vec<Match> {
             let Some(matched) = captures.get_match() else { continue };
             let group = captures.iter().skip(1).flatten().find(|group| !group.is_empty());
             let span = group.map_or(matched.range(), |group| group.range());
-            let end = if compiled.is_inside { matched.end() } else { span.start };
+            let is_inside = compiled.near.as_ref().is_none_or(|near| near.is_inside);
+            let end = if is_inside { matched.end() } else { span.start };
             if has_keyword(start, end) && !crate::placeholder::is_one(&text[span.clone()]) {
                 let (confidence, tier) = (Confidence::Medium, compiled.rule.tier);
                 ready.push(Ready { rule: index, span, is_long: false, confidence, tier });
