@@ -32,14 +32,15 @@ async fn connections_beyond_the_limit_are_closed_and_counted() {
 #[tokio::test]
 async fn a_full_spool_refuses_flows_and_exchanges() {
     let (gateway, origin) = https_origin_with(&["http/1.1"], |c| {
-        // the last 5 % must hold the rows of one nap of the writer, and of `limits::MAX_MASKING`
+        // the last 5 % must hold the rows of one nap of the writer, the last 30 % those of
+        // `limits::MAX_MASKING`
         c.spool.max_segment_bytes = 1 << 20;
-        c.spool.max_bytes = 24 << 20;
+        c.spool.max_bytes = 6 << 20;
     })
     .await;
     let mut connection = gateway.https(&["http/1.1"]).await.unwrap();
     let mut refused = None;
-    for _ in 0..5000 {
+    for _ in 0..10_000 {
         let body = full(pattern::bytes(30_000));
         let answer = connection.post(NAME, "/sink", body).await.unwrap();
         if answer.status() != 200 {
