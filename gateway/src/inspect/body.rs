@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use weir_inspect::body::encoding;
 use weir_inspect::body::{BodyKind, Error, Masker};
-use weir_inspect::limits::MAX_DECODED_BYTES;
+use weir_inspect::limits::{MAX_DECODED_BYTES, MAX_RATIO};
 
 use super::judge::Side;
 use super::refused::Refused;
@@ -52,7 +52,7 @@ pub struct Stopped {
 /// [`Stopped`]
 pub async fn request(side: &Side, head: &HeaderMap, data: Vec<u8>) -> Result<Judged, Stopped> {
     let (side, kind) = (side.clone(), Kind::of(head));
-    aside(data.len(), move || request_now(&side, &kind, data)).await
+    aside(kind.weight(&data), move || request_now(&side, &kind, data)).await
 }
 
 /// Judges an answer's body, and puts secrets back for the client.
@@ -61,7 +61,7 @@ pub async fn request(side: &Side, head: &HeaderMap, data: Vec<u8>) -> Result<Jud
 /// [`Stopped`]
 pub async fn answer(side: &Side, head: &HeaderMap, data: Vec<u8>) -> Result<Answered, Stopped> {
     let (side, kind) = (side.clone(), Kind::of(head));
-    aside(data.len(), move || answer_now(&side, &kind, data)).await
+    aside(kind.weight(&data), move || answer_now(&side, &kind, data)).await
 }
 
 /// Runs `work` here, or beside this thread when it may take long.
@@ -156,6 +156,12 @@ impl Kind {
             values.join(&b", "[..])
         };
         Self { content_type: joined(CONTENT_TYPE), content_encoding: joined(CONTENT_ENCODING) }
+    }
+
+    /// Bytes that there may be to look at: a few that are compressed may be very many.
+    fn weight(&self, data: &[u8]) -> usize {
+        let is_plain = matches!(self.content_encoding.as_slice(), b"" | b"identity");
+        data.len().saturating_mul(if is_plain { 1 } else { MAX_RATIO })
     }
 
     fn borrowed(&self) -> BodyKind<'_> {
