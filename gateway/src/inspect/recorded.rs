@@ -35,6 +35,8 @@ pub struct Recorded {
     pub data: Masked<Vec<u8>>,
     /// Whether it decoded to more than is recorded.
     pub is_truncated: bool,
+    /// Its `Content-Type`, which its sender chose.
+    pub content_type: Masked<String>,
 }
 
 /// A body that could not be read, so that nothing of it is recorded.
@@ -67,7 +69,9 @@ pub fn mask(
     if is_truncated || !raw.is_whole {
         mask_end(&mut masker, &mut data)?;
     }
-    Ok(Recorded { data: mask::body(data), is_truncated })
+    let lens = looking.inspection().lens(looking.scope());
+    let content_type = mask::text(&lens, raw.content_type.to_owned());
+    Ok(Recorded { data: mask::body(data), is_truncated, content_type })
 }
 
 /// A stream of events, decoded, without the secrets that are split over several of them: by itself
