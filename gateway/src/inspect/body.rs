@@ -2,11 +2,13 @@
 //!
 //! - input: a body in memory, and what its head says about it
 //! - output: the body that leaves; what of it is fit to be recorded
-//! - bound: `weir_inspect::limits`; a large body is judged beside the worker's thread
+//! - bound: `weir_inspect::limits`; a large body is judged beside the worker's thread, [`MAX_ASIDE`]
+//!   at a time
 //! - on failure: [`Refused`], with the body as it came
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use tokio::sync::Semaphore;
 use weir_inspect::body::encoding;
 use weir_inspect::body::{BodyKind, Error, Masker};
 use weir_inspect::limits::{MAX_DECODED_BYTES, MAX_RATIO};
@@ -18,6 +20,9 @@ use crate::config::inspect::Mode;
 /// Bodies up to this size are judged at once: about a millisecond. Others must not keep the worker
 /// from its other connections.
 const AT_ONCE_BYTES: usize = 256 * 1024;
+/// Bodies that are judged beside it at a time: what each decodes to is in no budget of memory.
+const MAX_ASIDE: usize = 4;
+static ASIDE: Semaphore = Semaphore::const_new(MAX_ASIDE);
 
 /// A request's body after its judgement.
 #[derive(Debug)]
@@ -72,12 +77,15 @@ async fn aside<T: Send + 'static>(
     if bytes <= AT_ONCE_BYTES {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(_panicked) => {
-            Err(Stopped { data: Vec::new(), why: Refused::Unreadable("inspecting it failed") })
-        }
-    }
+    let failed = || Stopped { data: Vec::new(), why: Refused::Unreadable("inspecting it failed") };
+    let turn = ASIDE.acquire().await.map_err(|_closed| failed())?;
+    // The work goes on when its client has left: it keeps the turn, not this future.
+    let work = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_panicked| Err(failed()))
 }
 
 fn request_now(side: &Side, kind: &Kind, data: Vec<u8>) -> Result<Judged, Stopped> {
