@@ -105,9 +105,6 @@ impl Head<'_> {
         is_credential: bool,
     ) -> Result<(), Refused> {
         let inspection = self.looking.inspection();
-        if is_credential && text.len() >= MIN_CREDENTIAL_BYTES {
-            inspection.used(self.looking.scope(), text, self.looking.host());
-        }
         let mut at = Location::default();
         at.enter(place);
         if !name.is_empty() {
@@ -115,6 +112,10 @@ impl Head<'_> {
         }
         for found in inspection.engine().find(text, &self.known) {
             self.found(&found, text, &at, is_credential)?;
+        }
+        // What was refused was not sent.
+        if is_credential && text.len() >= MIN_CREDENTIAL_BYTES {
+            inspection.used(self.looking.scope(), text, self.looking.host());
         }
         Ok(())
     }
