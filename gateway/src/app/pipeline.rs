@@ -168,10 +168,11 @@ pub(super) async fn flow(
     let identity = vouched.map_or(Rc::clone(&identity), |who| Rc::new(identity.acting_for(who)));
     let inspection = &worker.shared.inspection;
     let scope = inspection.scope(identity.session_id, &standing);
-    if inspection.wants_environment(&scope, &captured.process)
-        && let Some(environment) = worker.identifier.secrets(&captured.process).await
-    {
-        inspection.learn(&scope, &environment);
+    if inspection.wants_environment(&scope, &captured.process) {
+        if let Some(environment) = worker.identifier.secrets(&captured.process).await {
+            inspection.learn(&scope, &environment);
+        }
+        inspection.saw_environment(&scope, &captured.process);
     }
     let ancestors =
         captured.process.ancestors.iter().map(|key| worker.identifier.exec_id(*key)).collect();

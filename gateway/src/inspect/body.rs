@@ -2,14 +2,16 @@
 //!
 //! - input: a body in memory, and what its head says about it
 //! - output: the body that leaves; what of it is fit to be recorded
-//! - bound: `weir_inspect::limits`; a large body is judged beside the worker's thread
+//! - bound: `weir_inspect::limits`; a large body is judged beside the worker's thread, [`MAX_ASIDE`]
+//!   at a time
 //! - on failure: [`Refused`], with the body as it came
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use tokio::sync::Semaphore;
 use weir_inspect::body::encoding;
 use weir_inspect::body::{BodyKind, Error, Masker};
-use weir_inspect::limits::MAX_DECODED_BYTES;
+use weir_inspect::limits::{MAX_DECODED_BYTES, MAX_RATIO};
 
 use super::judge::Side;
 use super::refused::Refused;
@@ -18,6 +20,9 @@ use crate::config::inspect::Mode;
 /// Bodies up to this size are judged at once: about a millisecond. Others must not keep the worker
 /// from its other connections.
 const AT_ONCE_BYTES: usize = 256 * 1024;
+/// Bodies that are judged beside it at a time: what each decodes to is in no budget of memory.
+const MAX_ASIDE: usize = 4;
+static ASIDE: Semaphore = Semaphore::const_new(MAX_ASIDE);
 
 /// A request's body after its judgement.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ pub struct Stopped {
 /// [`Stopped`]
 pub async fn request(side: &Side, head: &HeaderMap, data: Vec<u8>) -> Result<Judged, Stopped> {
     let (side, kind) = (side.clone(), Kind::of(head));
-    aside(data.len(), move || request_now(&side, &kind, data)).await
+    aside(kind.weight(&data), move || request_now(&side, &kind, data)).await
 }
 
 /// Judges an answer's body, and puts secrets back for the client.
@@ -61,7 +66,7 @@ pub async fn request(side: &Side, head: &HeaderMap, data: Vec<u8>) -> Result<Jud
 /// [`Stopped`]
 pub async fn answer(side: &Side, head: &HeaderMap, data: Vec<u8>) -> Result<Answered, Stopped> {
     let (side, kind) = (side.clone(), Kind::of(head));
-    aside(data.len(), move || answer_now(&side, &kind, data)).await
+    aside(kind.weight(&data), move || answer_now(&side, &kind, data)).await
 }
 
 /// Runs `work` here, or beside this thread when it may take long.
@@ -72,12 +77,15 @@ async fn aside<T: Send + 'static>(
     if bytes <= AT_ONCE_BYTES {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(_panicked) => {
-            Err(Stopped { data: Vec::new(), why: Refused::Unreadable("inspecting it failed") })
-        }
-    }
+    let failed = || Stopped { data: Vec::new(), why: Refused::Unreadable("inspecting it failed") };
+    let turn = ASIDE.acquire().await.map_err(|_closed| failed())?;
+    // The work goes on when its client has left: it keeps the turn, not this future.
+    let work = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_panicked| Err(failed()))
 }
 
 fn request_now(side: &Side, kind: &Kind, data: Vec<u8>) -> Result<Judged, Stopped> {
@@ -156,6 +164,12 @@ impl Kind {
             values.join(&b", "[..])
         };
         Self { content_type: joined(CONTENT_TYPE), content_encoding: joined(CONTENT_ENCODING) }
+    }
+
+    /// Bytes that there may be to look at: a few that are compressed may be very many.
+    fn weight(&self, data: &[u8]) -> usize {
+        let is_plain = matches!(self.content_encoding.as_slice(), b"" | b"identity");
+        data.len().saturating_mul(if is_plain { 1 } else { MAX_RATIO })
     }
 
     fn borrowed(&self) -> BodyKind<'_> {

@@ -24,6 +24,7 @@ use super::findings::{Action, Finding};
 use super::judge::{Direction, Looking};
 use super::mask::{is_credential_field, is_credential_name};
 use super::refused::Refused;
+use super::rewrite::may_go;
 use crate::config::inspect::{Egress, Mode};
 
 /// Shorter values are no credentials.
@@ -39,9 +40,14 @@ impl Looking {
     pub fn request_head(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refused> {
         let head = Head { looking: self, known: self.request().known() };
         head.fields(headers, "header")?;
+        if let Some(authority) = uri.authority() {
+            // Where there is a host field instead, that was it.
+            head.part(authority.as_str().as_bytes(), "authority", "", false)?;
+        }
         head.part(uri.path().as_bytes(), "path", "", false)?;
         let pairs = uri.query().unwrap_or_default().split('&');
         for (name, value) in pairs.map(|pair| pair.split_once('=').unwrap_or(("", pair))) {
+            head.part(name.as_bytes(), "query", "", false)?;
             head.part(value.as_bytes(), "query", name, is_credential_name(name))?;
         }
         Ok(())
@@ -99,9 +105,6 @@ impl Head<'_> {
         is_credential: bool,
     ) -> Result<(), Refused> {
         let inspection = self.looking.inspection();
-        if is_credential && text.len() >= MIN_CREDENTIAL_BYTES {
-            inspection.used(self.looking.scope(), text, self.looking.host());
-        }
         let mut at = Location::default();
         at.enter(place);
         if !name.is_empty() {
@@ -109,6 +112,10 @@ impl Head<'_> {
         }
         for found in inspection.engine().find(text, &self.known) {
             self.found(&found, text, &at, is_credential)?;
+        }
+        // What was refused was not sent.
+        if is_credential && text.len() >= MIN_CREDENTIAL_BYTES {
+            inspection.used(self.looking.scope(), text, self.looking.host());
         }
         Ok(())
     }
@@ -135,6 +142,7 @@ impl Head<'_> {
         };
         let found =
             Found { rule: &rule, tier, confidence: found.confidence, known, hosts, value, at };
+        let blocks = looking.request().mode() == Mode::Block;
         let action = match found.known {
             Some(number) => {
                 let (scope, host) = (looking.scope(), looking.host());
@@ -146,8 +154,12 @@ impl Head<'_> {
                     Egress::Record => Action::Kept,
                 }
             }
-            None if is_credential || placeholder::is_one(value) => return Ok(()),
-            None if looking.request().mode() == Mode::Block => Action::Refused,
+            None if placeholder::is_one(value) => return Ok(()),
+            // Where nothing is let through, a credential of another host's format is none here.
+            None if is_credential && (!blocks || may_go(found.hosts, looking.host())) => {
+                return Ok(());
+            }
+            None if blocks => Action::Refused,
             None => Action::Kept,
         };
         let name = inspection.name(looking.scope(), &found);

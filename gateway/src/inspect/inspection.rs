@@ -207,6 +207,12 @@ impl Inspection {
         self.config.environment && scope.is_new(process)
     }
 
+    /// Notes that an environment was looked at. Not before it was: connections that the process begins
+    /// meanwhile must not pass without it.
+    pub fn saw_environment(&self, scope: &Scope, process: &Process) {
+        scope.saw(process);
+    }
+
     /// Takes the secrets of an environment in as known values of the scope. Those that find no room are
     /// not known.
     pub fn learn(&self, scope: &Scope, environment: &[u8]) {

@@ -205,8 +205,8 @@ pub fn path(lens: &Lens, path: &str) -> Masked<String> {
         return Masked(whole);
     }
     let parts = path.split('/').map(|part| lens.clean(part.to_owned()));
-    let parts = parts.collect::<Vec<_>>().join("/");
-    Masked(if parts == path { MASK.to_owned() } else { parts })
+    // And last: what goes over several parts is in none of them.
+    Masked(lens.clean(parts.collect::<Vec<_>>().join("/")))
 }
 
 fn mask_parameters(query: &str) -> String {
@@ -283,7 +283,9 @@ fn argument(arg: &str) -> String {
         }
     }
     match arg.split_once('=') {
-        Some((name, _)) if is_credential_parameter(name) => format!("{name}={MASK}"),
+        Some((name, _)) if is_credential_parameter(name) || CREDENTIAL_OPTIONS.contains(&name) => {
+            format!("{name}={MASK}")
+        }
         _ => arg.to_owned(),
     }
 }
@@ -366,6 +368,10 @@ mod tests {
         assert_eq!(path("/bot/tst%5Fabcdefghijkl/send"), "/bot/[masked]/send");
         assert_eq!(path("/a%20known%20value"), "/[masked]");
         assert_eq!(path("/a/b%20c"), "/a/b%20c");
+        let values = [b"some/value (a)".to_vec(), b"another value".to_vec()];
+        let two = Lens::new(&lens().engine, Known::new((0..).zip(values)));
+        let text = "/some/v%61lue%20(a)/another%20value";
+        assert_eq!(super::path(&two, text).into_inner(), MASK);
         let query = |text| query(&lens(), text).into_inner();
         assert_eq!(query("a=tst_abcdefghijkl&b=2"), "a=[masked]&b=2");
         assert_eq!(query("a=tst%5fabcdefghijkl&b=2"), "[masked]&b=2");
@@ -418,6 +424,7 @@ mod tests {
             &["git", "clone", "https://me:s3cret@h/r"][..],
             &["tool", "--api-key", "s3cret"],
             &["tool", "--token=s3cret"],
+            &["curl", "--user=me:s3cret"],
             &["env", "GITHUB_TOKEN=s3cret", "sh"],
             &["curl", "https://h/?access_token=s3cret"],
         ] {

@@ -11,6 +11,7 @@
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
+use percent_encoding::percent_decode_str;
 use weir_inspect::body::Masker;
 use weir_inspect::judge::{Found, Judge, Verdict};
 
@@ -33,7 +34,8 @@ fn target(side: &Side, uri: &mut Uri) -> Result<bool, Refused> {
         return Ok(false);
     };
     let known = side.known();
-    let mut judge = Sender { inner: side.decider(), side };
+    let parameters = parameters(target.query().unwrap_or_default());
+    let mut judge = Sender { inner: side.decider(), side, parameters };
     let mut masker = Masker::new(side.deciding_engine(), &known, &mut judge);
     masker.at.enter("url");
     let Some(new) = masker.url(target.as_str().as_bytes()).map_err(|error| side.why(&error))?
@@ -45,6 +47,13 @@ fn target(side: &Side, uri: &mut Uri) -> Result<bool, Refused> {
     parts.path_and_query = Some(PathAndQuery::try_from(new).map_err(|_invalid| unfit())?);
     *uri = Uri::from_parts(parts).map_err(|_invalid| unfit())?;
     Ok(true)
+}
+
+/// What credential parameters of a query have, as it stands there and as it is read.
+fn parameters(query: &str) -> Vec<Vec<u8>> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let values = pairs.filter(|(name, _)| mask::is_credential_name(name)).map(|(_, value)| value);
+    values.flat_map(|value| [value.into(), percent_decode_str(value).collect()]).collect()
 }
 
 /// Judges the trailers of a request whose body has passed.
@@ -65,7 +74,7 @@ pub fn trailers(looking: &Looking, trailers: &mut HeaderMap) -> Result<(), Refus
 /// [`Refused`]
 fn fields(side: &Side, fields: &mut HeaderMap) -> Result<bool, Refused> {
     let known = side.known();
-    let mut judge = Sender { inner: side.decider(), side };
+    let mut judge = Sender { inner: side.decider(), side, parameters: Vec::new() };
     let mut masker = Masker::new(side.deciding_engine(), &known, &mut judge);
     masker.at.enter("header");
     let mut is_changed = false;
@@ -83,6 +92,8 @@ fn fields(side: &Side, fields: &mut HeaderMap) -> Result<bool, Refused> {
 struct Sender<'a> {
     inner: SideJudge,
     side: &'a Side,
+    /// Values of the query that may be such a credential.
+    parameters: Vec<Vec<u8>>,
 }
 
 impl Judge for Sender<'_> {
@@ -94,11 +105,18 @@ impl Judge for Sender<'_> {
         if is_credential && (found.known.is_some() || may_go(found.hosts, self.side.host())) {
             return Verdict::Keep;
         }
+        let is_parameter = self.parameters.iter().any(|value| value == found.value);
+        // There only what is certainly this host's: queries are logged and shared.
+        let is_hosts = !found.hosts.is_empty() && may_go(found.hosts, self.side.host());
+        if is_parameter && (found.known.is_some() || is_hosts) {
+            return Verdict::Keep;
+        }
         self.inner.judge(found)
     }
 }
 
-fn may_go(hosts: &[String], host: &str) -> bool {
+/// Whether a format belongs to this host, or to no host in particular.
+pub(super) fn may_go(hosts: &[String], host: &str) -> bool {
     let is_there = |text: &String| HostPattern::parse(text).is_ok_and(|own| own.matches(host));
     hosts.is_empty() || hosts.iter().any(is_there)
 }

@@ -75,13 +75,18 @@ impl Scope {
         self.lock().vault.secret(number).map(<[u8]>::to_vec)
     }
 
-    /// Whether a process was not asked about before; one that has executed another file is another one.
+    /// Whether a process was not looked at before; one that has executed another file is another one.
     pub(super) fn is_new(&self, process: &Process) -> bool {
+        !self.lock().seen.contains(&(process.key, process.exe))
+    }
+
+    /// Notes that a process was looked at.
+    pub(super) fn saw(&self, process: &Process) {
         let mut inner = self.lock();
         if inner.seen.len() >= MAX_CACHED_PROCESSES {
             inner.seen.clear();
         }
-        inner.seen.insert((process.key, process.exe))
+        inner.seen.insert((process.key, process.exe));
     }
 
     /// What a number is called.

@@ -184,7 +184,7 @@ impl Work {
             return None;
         }
         let data = data.held_by(|data| lease.attach(data));
-        Some((data, recorded.is_truncated, body.content_type))
+        Some((data, recorded.is_truncated, recorded.content_type.into_inner()))
     }
 }
 

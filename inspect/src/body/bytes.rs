@@ -73,7 +73,7 @@ impl Masker<'_> {
         };
         let inner = match codec.decode(bytes, self.left) {
             Ok(inner) => inner,
-            Err(Error::Malformed) => return Ok(None),
+            Err(Error::Malformed) => return self.broken(codec, bytes),
             Err(error) => return Err(error),
         };
         self.spend(inner.len())?;
@@ -87,6 +87,15 @@ impl Masker<'_> {
             outcome.edits.push(Edit { span: 0..bytes.len(), with });
         }
         Ok(Some(outcome))
+    }
+
+    /// Bytes that only begin as if they were compressed: readers take what they can read of them.
+    fn broken(&mut self, codec: Codec, bytes: &[u8]) -> Result<Option<Outcome>, Error> {
+        let inner = codec.begin(bytes, self.left)?;
+        self.spend(inner.len())?;
+        let found = self.nested(&codec.to_string(), |masker| masker.bytes(&inner, true))?;
+        // They cannot be put together again.
+        if found.edits.is_empty() { Ok(None) } else { Err(Error::Malformed) }
     }
 }
 

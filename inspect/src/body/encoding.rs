@@ -118,6 +118,20 @@ impl Codec {
         if rest.is_empty() { Ok(body) } else { Err(Error::Malformed) }
     }
 
+    /// What can be read of `input` before it is malformed; of gzip only.
+    ///
+    /// # Errors
+    /// [`Error::OverBound`].
+    pub fn begin(self, input: &[u8], max: usize) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        if self == Self::Gzip {
+            let most = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+            // What was read before the error is kept.
+            drop(MultiGzDecoder::new(input).take(most).read_to_end(&mut out));
+        }
+        if out.len() > max { Err(Error::OverBound) } else { Ok(out) }
+    }
+
     /// Puts this encoding on.
     ///
     /// # Errors

@@ -196,6 +196,18 @@ fn matches_and_regions_do_not_cut_escapes() {
 }
 
 #[test]
+fn what_gzip_does_not_end_is_refused_only_with_a_secret() {
+    let engine = engine();
+    let broken = |text: &str| [Codec::Gzip.encode(text.as_bytes()).unwrap(), vec![0]].concat();
+    let mut judge = Replace::new();
+    let known = Known::default();
+    let mut masker = Masker::new(&engine, &known, &mut judge);
+    let kind = BodyKind::default();
+    assert_eq!(masker.body(&kind, &broken("nothing")), Ok(None));
+    assert_eq!(masker.body(&kind, &broken(&surroundings(TOKEN))), Err(Error::Malformed));
+}
+
+#[test]
 fn places_are_named() {
     let arguments = json!({ "command": format!("curl -H {TOKEN}") }).to_string();
     let body = json!({ "messages": [{ "content": "x" }, { "arguments": arguments }] }).to_string();

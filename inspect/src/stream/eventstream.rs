@@ -42,14 +42,19 @@ impl EventStream {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         self.raw.extend(chunk);
-        let raw = std::mem::take(&mut self.raw);
+        let mut raw = std::mem::take(&mut self.raw);
         let mut rest = raw.as_slice();
         while let Some(total) = frame_len(rest)? {
             let Some((frame, after)) = rest.split_at_checked(total) else { break };
             rest = after;
             self.frame(masker, frame, out)?;
         }
-        self.raw = rest.to_vec();
+        if !rest.is_empty() {
+            // In place: a large frame is not copied with each piece of it.
+            let done = raw.len() - rest.len();
+            raw.drain(..done);
+            self.raw = raw;
+        }
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl WebSocket {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         self.raw.extend(chunk);
-        let raw = std::mem::take(&mut self.raw);
+        let mut raw = std::mem::take(&mut self.raw);
         let mut rest = raw.as_slice();
         while !self.closed
             && let Some((frame, len)) = frame::parse(rest, self.sender, self.max_message)?
@@ -62,8 +62,11 @@ impl WebSocket {
             rest = rest.get(len..).unwrap_or_default();
             self.frame(masker, frame, out)?;
         }
-        if !self.closed {
-            self.raw = rest.to_vec();
+        if !self.closed && !rest.is_empty() {
+            // In place: a large frame is not copied with each piece of it.
+            let done = raw.len() - rest.len();
+            raw.drain(..done);
+            self.raw = raw;
         }
         Ok(())
     }

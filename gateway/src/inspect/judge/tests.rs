@@ -228,6 +228,35 @@ fn a_route_that_blocks_refuses() {
     assert_eq!(ask(&mut side.judge(), SECRET, None, "body"), Verdict::Refuse);
     assert_eq!(side.refused(), Refused::Secret("test-rule".into()));
     assert!(side.unreadable("unknown encoding").is_err());
+    // Heads, too: also with the name of a parameter, and a credential of another host.
+    let token = concat!("ghp", "_aZ3kQ9xW7mN1vB5tY8rL2pD6sF4gH0jKcUeo");
+    let bearer = headers("authorization", &format!("Bearer {token}"));
+    let named = uri(&format!("/?{token}=1"));
+    for (head, target) in [(&bearer, &uri("/")), (&HeaderMap::new(), &named)] {
+        let looking = world.look(&world.scope(1), "example.org");
+        assert_eq!(looking.request_head(head, target).unwrap_err().rule(), "inspect.secret");
+    }
+    let own = world.look(&world.scope(1), "api.github.com");
+    own.request_head(&bearer, &uri("/")).unwrap();
+}
+
+#[test]
+fn a_key_in_the_query_of_its_own_host_stays() {
+    let world = world("");
+    let key = concat!("AIza", "SyD9qk3vXw7LpT2mZr8YbNc5HsJfGe4uRao");
+    let asked = |host: &str, target: &str| {
+        let request = http::Request::builder().uri(target).body(()).unwrap();
+        let mut head = request.into_parts().0;
+        let side = world.look(&world.scope(1), host).request();
+        assert_eq!(side.plan(), Plan::Output);
+        crate::inspect::rewrite::request(&side, &mut head).unwrap();
+        head.uri.to_string()
+    };
+    let gemini = "generativelanguage.googleapis.com";
+    let target = format!("/v1beta/models?key={key}");
+    assert_eq!(asked(gemini, &target), target);
+    assert!(!asked(MODEL, &target).contains(key), "another host's");
+    assert!(!asked(gemini, &format!("/v1beta/models?q={key}")).contains(key), "no credential");
 }
 
 #[test]

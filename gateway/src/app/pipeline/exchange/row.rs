@@ -53,7 +53,7 @@ pub(super) fn row<B>(http: &HttpFlow, request: &Request<B>, id: Uuid) -> Exchang
         dst_port: dst.port(),
         proto: proto(http.downstream),
         upstream_proto: "",
-        method: request.method().to_string(),
+        method: mask::text(&lens, request.method().to_string()).into_inner(),
         path: mask::path(&lens, request.uri().path()).into_inner(),
         query_masked: query.unwrap_or_default(),
         status: 0,

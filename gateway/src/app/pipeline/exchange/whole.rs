@@ -14,6 +14,9 @@ use crate::error::{Fault, Faulty};
 use crate::http::body::BodyError;
 use crate::record::{BodyBudget, BodyLease};
 
+/// Room that is made for a body before any of it is here.
+const BEGIN_BYTES: usize = 64 * 1024;
+
 /// A body in memory.
 pub(super) struct Read {
     pub(super) data: Vec<u8>,
@@ -73,8 +76,10 @@ where
     if announced > max {
         return Err(WholeError::TooLarge(max));
     }
-    let mut lease = budget.try_take(announced).ok_or(WholeError::NoMemory)?;
-    let mut data = Vec::with_capacity(announced);
+    // What is only announced takes little: who sends nothing must not use up everybody's memory.
+    let begin = announced.min(BEGIN_BYTES);
+    let mut lease = budget.try_take(begin).ok_or(WholeError::NoMemory)?;
+    let mut data = Vec::with_capacity(begin);
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
         match frame?.into_data() {
