@@ -163,6 +163,14 @@ impl Engine {
         self.prefilter.everywhere.iter().filter_map(|index| self.rule(*index))
     }
 
+    /// Rules whose secret may have begun long before anything says so: every word of a stream
+    /// waits until it is clear that it is none of theirs.
+    pub fn early_rules(&self) -> impl Iterator<Item = &Rule> {
+        let joined = self.prefilter.joined.iter().flat_map(|joined| joined.rules.iter().copied());
+        let early = self.prefilter.early.iter().map(|(rule, _)| *rule);
+        joined.chain(early).filter_map(|index| self.rule(index))
+    }
+
     /// How many places of a text are looked at, for measuring.
     pub fn noticed(&self, text: &[u8]) -> usize {
         let mut count: usize = 0;

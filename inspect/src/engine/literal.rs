@@ -270,7 +270,9 @@ fn of(item: &Hir) -> Set {
 mod tests {
     use super::super::pattern::take_apart;
 
-    fn anchor(pattern: &str) -> Option<(Vec<(String, (usize, usize))>, bool)> {
+    type Shown = (Vec<(String, (usize, usize))>, bool);
+
+    fn anchor(pattern: &str) -> Option<Shown> {
         let anchor = take_apart(pattern).unwrap().anchor?;
         let word =
             |word: &super::Word| (String::from_utf8_lossy(&word.bytes).into_owned(), word.lead);

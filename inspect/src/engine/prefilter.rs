@@ -48,8 +48,7 @@ pub(super) struct Prefilter {
 
 #[derive(Debug)]
 pub(super) struct Joined {
-    /// Any of them.
-    pub(super) rule: usize,
+    pub(super) rules: Vec<usize>,
     pub(super) automaton: hybrid::dfa::DFA,
     pub(super) reach: usize,
 }
@@ -70,13 +69,16 @@ impl Joined {
         };
         let (joined, others): (Vec<_>, Vec<_>) = early.iter().copied().partition(is_in);
         *early = others;
-        let Some((rule, _)) = joined.first().copied() else { return Ok(None) };
+        if joined.is_empty() {
+            return Ok(None);
+        }
         let reach = joined.iter().map(|(_, reach)| *reach).max().unwrap_or(0);
         let patterns = joined.iter().filter_map(|(rule, _)| rules.get(*rule));
         let any = Hir::alternation(patterns.map(|rule| rule.whole_pattern.clone()).collect());
         let nfa = automaton::any(&any)?;
         let automaton = automaton::dfa(nfa, regex_automata::MatchKind::All)?;
-        Ok(Some(Self { rule, automaton, reach }))
+        let rules = joined.iter().map(|(rule, _)| *rule).collect();
+        Ok(Some(Self { rules, automaton, reach }))
     }
 }
 

@@ -186,8 +186,11 @@ impl Scan {
             }
         }
         let joined = prefilter.joined.as_ref();
-        let joined =
-            joined.and_then(|joined| Some((joined.begun(memories, text, from)?, joined.rule)));
+        let joined = joined.and_then(|joined| {
+            let at = joined.begun(memories, text, from)?;
+            // Which of them it is, nobody asks before the text is cut off.
+            Some((at, joined.rules.first().copied()?))
+        });
         for (rule, reach) in &prefilter.early {
             let context = engine.rules.get(*rule).map_or(0, |compiled| compiled.context_max);
             let first = from.saturating_sub(context).max(text.len().saturating_sub(*reach));
