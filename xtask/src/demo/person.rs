@@ -60,10 +60,17 @@ pub(super) fn show(stage: &Stage) -> Result<()> {
         sh::check()?;
         std::thread::sleep(Duration::from_millis(250));
     };
-    println!("{}", stage.ask(&["timeline", "--by", "person"])?);
-    println!("{COUNT}\n\n{text}");
-    for who in ["acme/app#7001", "acme/lib#7002", NAME] {
-        ensure!(text.contains(who), "`{who}` is not among those who asked");
+    let timeline = stage.ask(&["timeline", "--by", "person"])?;
+    println!("{timeline}\n{COUNT}\n\n{text}");
+    let title = format!("== {NAME}  (person_oidc, session)");
+    let hers = timeline.split("\n\n").find(|part| part.contains(&title));
+    let hers = hers.context("she is not in the timeline")?;
+    ensure!(hers.contains("by=alice") && !hers.contains("job="), "she and the jobs are mixed up");
+    // Everybody's own requests, and nobody else's.
+    let counted = stage.ask(&["query", COUNT, "--format", "csv"])?;
+    for row in [format!("\"{NAME}\",1"), "\"acme/app#7001\",3".into(), "\"acme/lib#7002\",3".into()]
+    {
+        ensure!(counted.lines().any(|line| line == row), "`{row}` is not in:\n{counted}");
     }
     Ok(())
 }
