@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Which proxies, of direct, haproxy, nginx, mitmproxy, weir
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
-    /// Which measurements, of connect, latency, h1, h2, conns, download, upload, sse, idle
+    /// Which measurements, of identity, connect, latency, h1, h2, conns, download, upload, sse, idle
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -64,6 +64,13 @@ fn proxies(options: &Options) -> Result<()> {
     let is_wanted =
         |name: &str| options.only.is_empty() || options.only.iter().any(|one| one == name);
     let through_proxies = measure::KINDS.iter().any(|kind| is_wanted(kind.name()));
+    if is_wanted("identity") {
+        let words = ["bench", "--quiet", "-p", "weir-gateway", "--bench", "identity_lookup"];
+        sh::run(&mut sh::cargo(&words))?;
+        if options.only.len() == 1 {
+            return Ok(());
+        }
+    }
     let mut packages = vec!["build", "--release", "-p", "weir-tests"];
     if through_proxies {
         packages.extend(["-p", "weir-gateway"]);

@@ -6,6 +6,7 @@
 mod clients;
 mod jobs;
 mod masking;
+mod person;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -71,7 +72,8 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     let (idp, provider) =
         sh::step("demo: identity provider", || jobs::start(&release, scratch.path()))?;
     let config = weir::config(scratch.path(), "weir-demo", 15_478)?;
-    std::fs::write(&stage.config, config + &jobs::config(&provider) + &masking::config())?;
+    let identity = jobs::config(&provider, scratch.path()) + &person::config(&provider);
+    std::fs::write(&stage.config, config + &identity + &masking::config())?;
     let hosts = format!(
         "127.0.0.1 localhost\n::1 localhost\n{0} {API}\n{0} {GIT}\n{0} {LLM}\n",
         netns.inside
@@ -132,7 +134,11 @@ fn show(stage: &Stage, provider: &str) -> Result<()> {
     sh::step("demo: traffic per host", || query(stage, BY_HOST, &[API, GIT]))?;
     sh::step("demo: secrets, to a model and back", || masking::run(stage))?;
     sh::step("demo: two CI jobs at once", || jobs::run(stage, provider))?;
-    sh::step("demo: who they were", || jobs::show(stage))
+    sh::step("demo: a person logs in", || person::run(stage, provider))?;
+    sh::step("demo: who they were", || {
+        jobs::show(stage)?;
+        person::show(stage)
+    })
 }
 
 /// Records reach the store a moment after the exchange: asks until all are there.

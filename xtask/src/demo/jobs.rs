@@ -1,7 +1,7 @@
 //! Two jobs of a CI system at once, under one user and in one cgroup, told apart by their tokens.
 //!
 //! The provider is the tests' own (npm `oidc-provider` and issuers beside it), the jobs are shell
-//! scripts that do what a runner's hook does. No person logs in here: `tests/tests/identity/cli.rs` does that.
+//! scripts that do what a runner's hook does.
 
 use std::path::Path;
 use std::process::Command;
@@ -33,7 +33,6 @@ const QUERY: Duration = Duration::from_secs(30);
 const WHO: &str = "SELECT identity, identity_method, identity_confidence, run, actor, \
     groupUniqArray(extract(query_masked, 'step=([a-z]+)')) AS steps, count() AS exchanges \
     FROM exchanges GROUP BY ALL ORDER BY identity, identity_confidence";
-const COUNT: &str = "SELECT identity, count() FROM exchanges GROUP BY identity ORDER BY identity";
 /// What a job asked for, and who the record says asked.
 const STEPS: &str = "SELECT concat(extract(query_masked, 'job=([a-z]+)'), ' ', \
     extract(query_masked, 'step=([a-z]+)'), ' ', toString(repository), ' ', run, ' ', \
@@ -98,11 +97,13 @@ pub(super) fn start(release: &Path, directory: &Path) -> Result<(Daemon, String)
 }
 
 /// Lines of the configuration.
-pub(super) fn config(provider: &str) -> String {
+pub(super) fn config(provider: &str, directory: &Path) -> String {
+    let state = directory.join("identity");
     format!(
-        "\n[[identity.issuer]]\nname = \"ci\"\nissuer = \"{provider}/ci/gh\"\nkind = \"github\"\n\
+        "\n[identity]\nstate_dir = \"{}\"\n[[identity.issuer]]\nname = \"ci\"\nissuer = \"{provider}/ci/gh\"\nkind = \"github\"\n\
          audience = \"weir\"\nclaims = {{ repository_owner_id = \"42\" }}\n\
-         request_hosts = [\"127.0.0.1\"]\ndanger_allow_http = true\n"
+         request_hosts = [\"127.0.0.1\"]\ndanger_allow_http = true\n",
+        state.display()
     )
 }
 
@@ -154,9 +155,6 @@ pub(super) fn show(stage: &Stage) -> Result<()> {
             ensure!(!text.contains(&format!("job={}", other.name)), "jobs are mixed up");
         }
     }
-    for sql in [WHO, COUNT] {
-        println!("{sql}\n\n{}", stage.ask(&["query", sql])?);
-    }
-    println!("Not shown: a person, who would log in with `weir login` (docs/identity.md).");
+    println!("{WHO}\n\n{}", stage.ask(&["query", WHO])?);
     Ok(())
 }

@@ -17,6 +17,9 @@ const TABLES: [&str; 4] = ["flows", "exchanges", "bodies", "findings"];
 const FINDINGS: &str = "SELECT dst_host, direction, rule, action, location, placeholder, \
     substring(fingerprint, 1, 8) AS fingerprint FROM findings ORDER BY ts, direction";
 
+/// Exchanges, flows, bodies and findings: two prompts and their answers; the token twice, the invented one once.
+const ALL: &str = "2,2,4,3";
+
 /// File that the fake model writes what it is asked to.
 pub(super) fn received(stage_directory: &std::path::Path) -> std::path::PathBuf {
     stage_directory.join("received")
@@ -92,11 +95,24 @@ fn prompts(stage: &Stage) -> Result<String> {
 
 /// Nothing of the secrets in any row of the store.
 fn recorded(stage: &Stage, secrets: &[&str]) -> Result<()> {
-    let asked = format!("SELECT count() FROM exchanges WHERE dst_host = '{LLM}'");
+    // Rows arrive one by one: without the last, a secret could still be on its way.
+    let of_model =
+        format!("exchange_id IN (SELECT exchange_id FROM exchanges WHERE dst_host = '{LLM}')");
+    let asked = format!(
+        "SELECT (SELECT count() FROM exchanges WHERE dst_host = '{LLM}'), \
+         (SELECT count() FROM flows WHERE sni = '{LLM}'), \
+         (SELECT uniqExact(exchange_id, dir) FROM bodies WHERE {of_model}), \
+         (SELECT count() FROM findings WHERE dst_host = '{LLM}')"
+    );
     let until = Instant::now() + QUERY;
-    while stage.ask(&["query", &asked, "--format", "csv"])?.lines().last() != Some("2") {
+    loop {
+        let answer = stage.ask(&["query", &asked, "--format", "csv"])?;
+        let found = answer.lines().last().unwrap_or_default();
+        if found == ALL {
+            break;
+        }
         if Instant::now() > until {
-            bail!("the exchanges with the model were not recorded");
+            bail!("exchanges, flows, bodies and findings with the model: {found}, not {ALL}");
         }
         sh::check()?;
         std::thread::sleep(Duration::from_millis(250));
