@@ -79,9 +79,13 @@ pub struct RevokeArgs {
 }
 
 /// Variables that tokens are found with, besides those that hold one.
-const VARIABLES: [&str; 8] = [
+const VARIABLES: [&str; 12] = [
     "ACTIONS_ID_TOKEN_REQUEST_URL",
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "GITHUB_REPOSITORY",
+    "GITHUB_RUN_ID",
+    "GITHUB_RUN_ATTEMPT",
+    "RUNNER_NAME",
     "BUILDKITE_AGENT_ENDPOINT",
     "BUILDKITE_JOB_ID",
     "BUILDKITE_AGENT_ACCESS_TOKEN",

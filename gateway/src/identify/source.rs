@@ -102,7 +102,7 @@ impl Environment {
         Self(all)
     }
 
-    fn variable(&self, name: &'static str) -> Result<&str, SourceError> {
+    pub(in crate::identify) fn variable(&self, name: &'static str) -> Result<&str, SourceError> {
         let value = self.0.get(name).filter(|value| !value.is_empty());
         value.map(String::as_str).ok_or(SourceError::Absent(name))
     }

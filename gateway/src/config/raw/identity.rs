@@ -136,6 +136,20 @@ pub struct IdentityIssuer {
     /// says so. Default: those of the vendor for `github`, `buildkite` and `azure-devops`, else the
     /// host of `issuer`.
     pub request_hosts: Option<Vec<String>>,
+    /// For `github`: id (or client id) of a GitHub App that weir looks jobs up with which have no
+    /// `id-token: write`. It needs `actions: read`. Default: none, such jobs are unidentified.
+    pub app_id: Option<String>,
+    /// For `github`: file with the App's private key (PEM, at most 16 KiB), which not everybody may
+    /// read. Required with `app_id`.
+    pub app_key_file: Option<PathBuf>,
+    /// For `github`: number of the App's installation, whose repositories are looked in.
+    /// Required with `app_id`.
+    pub app_installation: Option<u64>,
+    /// For `github`: names of the runners on this host; `name*` is every name that begins so. At most
+    /// 64. Required with `app_id`: jobs on other runners are not believed.
+    pub app_runners: Option<Vec<String>>,
+    /// For `github`: URL of the API. Default: `"https://api.github.com"`.
+    pub app_api: Option<String>,
     /// Allow `http` for all URLs of this provider, to loopback addresses only. Default: `false`.
     #[serde(default)]
     pub danger_allow_http: bool,

@@ -120,6 +120,7 @@ fn issuer(key: &str, raw: &raw::IdentityIssuer, p: &mut Problems) -> Option<Issu
     let age = if in_environment(kind) { "10m" } else { "0s" };
     let max_age_at_start = time("max_age_at_start", &raw.max_age_at_start, age, "0s", "24h");
     let algorithms = algorithms(&at("algorithms"), kind, raw.algorithms.as_deref(), p);
+    let github_app = github_app::checked(key, kind, raw, p);
     let url = url?;
     let request_hosts = match &raw.request_hosts {
         Some(texts) => p.patterns(&at("request_hosts"), texts),
@@ -140,6 +141,7 @@ fn issuer(key: &str, raw: &raw::IdentityIssuer, p: &mut Problems) -> Option<Issu
         groups_claim,
         login,
         request_hosts,
+        github_app,
         danger_allow_http: raw.danger_allow_http,
         danger_allow_ssh_rerun: raw.danger_allow_ssh_rerun,
     })
@@ -313,5 +315,6 @@ fn kind(raw: raw::IssuerKind) -> Kind {
     }
 }
 
+mod github_app;
 #[cfg(test)]
 mod tests;

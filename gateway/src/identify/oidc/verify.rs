@@ -272,5 +272,6 @@ fn required(claims: &Claims, issuer: &Issuer) -> Result<(), TokenError> {
     Ok(())
 }
 
+mod looked_up;
 #[cfg(test)]
 mod tests;
