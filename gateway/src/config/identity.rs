@@ -141,6 +141,8 @@ pub enum Kind {
     Kubernetes,
     /// People who log in.
     People,
+    /// Workloads of a SPIFFE trust domain.
+    Spiffe,
     /// Anything else.
     Generic,
 }
@@ -158,6 +160,7 @@ impl Kind {
             Self::Jenkins => "jenkins",
             Self::Kubernetes => "kubernetes",
             Self::People => "people",
+            Self::Spiffe => "spiffe",
             Self::Generic => "generic",
         }
     }

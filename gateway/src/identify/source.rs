@@ -150,9 +150,12 @@ pub async fn token(
         Kind::Github => request::github(environment, issuer, fetcher).await,
         Kind::Buildkite => request::buildkite(environment, issuer, fetcher).await,
         Kind::AzureDevops => request::azure_devops(environment, issuer, fetcher).await,
-        Kind::Gitlab | Kind::Circleci | Kind::Bitbucket | Kind::Jenkins | Kind::Generic => {
-            found::token(environment, issuer).ok_or(SourceError::NotFound)
-        }
+        Kind::Gitlab
+        | Kind::Circleci
+        | Kind::Bitbucket
+        | Kind::Jenkins
+        | Kind::Spiffe
+        | Kind::Generic => found::token(environment, issuer).ok_or(SourceError::NotFound),
         Kind::Kubernetes | Kind::People => Err(SourceError::NotAmbient),
     }
 }

@@ -65,6 +65,8 @@ pub enum IssuerKind {
     Kubernetes,
     /// People who log in.
     People,
+    /// JWT-SVIDs of a SPIFFE trust domain.
+    Spiffe,
     /// Anything else that issues signed JWTs.
     Generic,
 }
@@ -87,9 +89,10 @@ pub struct IdentityIssuer {
     pub name: String,
     /// The claim `iss` of its tokens, byte for byte (a slash at the end counts); an `https` URL.
     /// Unique.
+    /// For `spiffe` the trust domain, `spiffe://NAME`: it vouches for the `sub` of its tokens.
     pub issuer: String,
     /// What issues the tokens: `github`, `gitlab`, `buildkite`, `circleci`, `bitbucket`,
-    /// `azure-devops`, `jenkins`, `kubernetes`, `people` or `generic`.
+    /// `azure-devops`, `jenkins`, `kubernetes`, `people`, `spiffe` or `generic`.
     pub kind: IssuerKind,
     /// The claim `aud` that tokens for weir have. Required; for `azure-devops`, which has no other,
     /// the default is `api://AzureADTokenExchange`. For `people` it is the client id.
@@ -108,12 +111,14 @@ pub struct IdentityIssuer {
     pub groups_claim: Option<String>,
     /// Signature algorithms that are accepted: `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512`,
     /// `ES256`, `ES384`, `EdDSA`. Default: `["RS256"]`; `["RS256", "ES256"]` for `kubernetes`,
-    /// `people` and `generic`.
+    /// `people`, `spiffe` and `generic`.
     pub algorithms: Option<Vec<String>>,
     /// Where its keys (JWKS) are, if not where its metadata (`/.well-known/openid-configuration`)
-    /// says. Default: the metadata is asked.
+    /// says. `spiffe` has no metadata: this or `jwks_file` is required. Default: the metadata is
+    /// asked.
     pub jwks_url: Option<String>,
-    /// File with its keys (JWKS), read at start; nothing is fetched then. Default: none.
+    /// File with its keys (JWKS), read at start; nothing is fetched then. For `spiffe` it is read
+    /// again every 10 minutes, as the trust domain's bundle changes. Default: none.
     pub jwks_file: Option<PathBuf>,
     /// Claims that a token must have, each with the value or the list of values that are accepted;
     /// `a.b` means claim `b` inside `a`, and of a list one entry must fit. At most 32. Required
@@ -130,7 +135,7 @@ pub struct IdentityIssuer {
     pub clock_skew: Option<String>,
     /// How long before the job's first process its token may have been issued, beside
     /// `clock_skew`. Default: `"10m"` where the CI system puts the token into the environment
-    /// (`gitlab`, `circleci`, `bitbucket`, `jenkins`), `"0s"` otherwise. Range: 0 to 24 h.
+    /// (`gitlab`, `circleci`, `bitbucket`, `jenkins`, `spiffe`), `"0s"` otherwise. Range: 0 to 24 h.
     pub max_age_at_start: Option<String>,
     /// Host names (`name` or `*.name`) that weir asks for a job's token when the job's environment
     /// says so. Default: those of the vendor for `github`, `buildkite` and `azure-devops`, else the

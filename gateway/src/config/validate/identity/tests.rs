@@ -164,3 +164,24 @@ fn an_app_is_complete_and_of_github() {
         assert_eq!(found.len(), count, "{kind} {more}: {found:#?}");
     }
 }
+
+#[test]
+fn a_trust_domain_needs_its_name_and_keys() {
+    let text = |issuer: &str, more: &str| {
+        format!(
+            "[[identity.issuer]]\nname = \"x\"\nissuer = \"{issuer}\"\nkind = \"spiffe\"\n\
+             audience = \"weir\"\n{more}\n"
+        )
+    };
+    let config = Config::parse(&text("spiffe://a_b.example", "jwks_file = \"/b\"")).unwrap();
+    assert_eq!(config.identity.issuers[0].algorithms, [Algorithm::Rs256, Algorithm::Es256]);
+    for (issuer, more) in [
+        ("spiffe://a.example", ""),
+        ("spiffe://a.example/x", "jwks_file = \"/b\""),
+        ("https://a.example", "jwks_file = \"/b\""),
+        ("spiffe://A.example", "jwks_file = \"/b\""),
+        ("spiffe://a.example", "jwks_url = \"http://a.example/b\""),
+    ] {
+        assert_eq!(problems(&text(issuer, more)).len(), 1, "{issuer} {more}");
+    }
+}

@@ -31,12 +31,13 @@ pub(super) fn shape(kind: Kind) -> &'static Shape {
         Kind::Jenkins => &JENKINS,
         Kind::Kubernetes => &KUBERNETES,
         Kind::People => &PEOPLE,
+        Kind::Spiffe => &SPIFFE,
         Kind::Generic => &GENERIC,
     }
 }
 
 /// Every one.
-pub(super) const ALL: [&Shape; 11] = [
+pub(super) const ALL: [&Shape; 12] = [
     &GITHUB,
     &GITHUB_APP,
     &GITLAB,
@@ -47,6 +48,7 @@ pub(super) const ALL: [&Shape; 11] = [
     &JENKINS,
     &KUBERNETES,
     &PEOPLE,
+    &SPIFFE,
     &GENERIC,
 ];
 
@@ -234,6 +236,10 @@ const PEOPLE: Shape = Shape {
     shown: (&["name", "email"], &[]),
     job: &[],
 };
+
+/// The id of a workload, of which several may run: it names no job.
+const SPIFFE: Shape =
+    Shape { method: "spiffe_jwt", needed: &[], also: &[], shown: (&[], &[]), job: &[] };
 
 const GENERIC: Shape =
     Shape { method: "generic_oidc", needed: &[], also: &[], shown: (&[], &[]), job: &[] };
