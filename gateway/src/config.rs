@@ -13,6 +13,7 @@ use std::time::Duration;
 pub mod identity;
 pub mod inspect;
 pub mod raw;
+pub mod spiffe;
 pub mod units;
 pub mod url;
 pub mod validate;

@@ -29,6 +29,7 @@ use crate::limits::MAX_CACHED_PROCESSES;
 pub mod binding;
 pub mod bound;
 pub mod fetch;
+pub mod github_app;
 pub mod guard;
 pub mod jwks;
 pub mod kept;

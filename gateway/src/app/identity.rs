@@ -28,6 +28,7 @@ use super::{AppError, Shared};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::identify::fetch::Fetcher;
+use crate::identify::github_app::GithubApp;
 use crate::identify::login::DeviceStart;
 use crate::identify::oidc::verify::Verifier;
 use crate::identify::wire::{self, Order, Reply};
@@ -38,6 +39,7 @@ pub(super) use self::keeper::adopt;
 mod desk;
 mod job;
 mod keeper;
+mod lookup;
 mod peer;
 mod people;
 
@@ -50,6 +52,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Issuers {
     verifier: Arc<Verifier>,
     fetcher: Arc<Fetcher>,
+    /// By the issuer's name.
+    apps: BTreeMap<String, GithubApp>,
 }
 
 impl Issuers {
@@ -62,7 +66,14 @@ impl Issuers {
         let fetcher = Fetcher::new(roots(&config.tls.extra_roots)?).map_err(|e| io(&e))?;
         let fetcher = Arc::new(fetcher);
         let verifier = Verifier::start(&config.identity.issuers, &fetcher, clock);
-        Ok(Self { verifier: Arc::new(verifier.map_err(|e| io(&e))?), fetcher })
+        let verifier = Arc::new(verifier.map_err(|e| io(&e))?);
+        let mut apps = BTreeMap::new();
+        for issuer in &config.identity.issuers {
+            if let Some(app) = GithubApp::start(issuer, &fetcher, clock).map_err(|e| io(&e))? {
+                apps.insert(issuer.name.clone(), app);
+            }
+        }
+        Ok(Self { verifier, fetcher, apps })
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use super::{CliError, Context};
 use crate::identify::wire::{self, Order, Person, Reply};
+use crate::limits::MAX_TOKEN_BYTES;
 use crate::query::sql::new_table;
 use crate::query::terminal;
 
@@ -35,6 +36,9 @@ enum Event {
         /// First process of the job (root only). Default: the runner's worker above this process
         #[arg(long)]
         pid: Option<u32>,
+        /// File with a token, which this command reads as its caller. Default: the environment
+        #[arg(long, value_name = "PATH")]
+        token_file: Option<PathBuf>,
     },
     /// The job is over
     JobCompleted {
@@ -79,9 +83,13 @@ pub struct RevokeArgs {
 }
 
 /// Variables that tokens are found with, besides those that hold one.
-const VARIABLES: [&str; 8] = [
+const VARIABLES: [&str; 12] = [
     "ACTIONS_ID_TOKEN_REQUEST_URL",
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "GITHUB_REPOSITORY",
+    "GITHUB_RUN_ID",
+    "GITHUB_RUN_ATTEMPT",
+    "RUNNER_NAME",
     "BUILDKITE_AGENT_ENDPOINT",
     "BUILDKITE_JOB_ID",
     "BUILDKITE_AGENT_ACCESS_TOKEN",
@@ -89,6 +97,8 @@ const VARIABLES: [&str; 8] = [
     "SYSTEM_ACCESSTOKEN",
     "CIRCLE_OIDC_TOKEN_V2",
 ];
+/// The name that a token of a file gets.
+const TOKEN: &str = "WEIR_TOKEN";
 /// How the text of a JWT begins: `{"`.
 const JWT: &str = "eyJ";
 
@@ -98,8 +108,17 @@ const JWT: &str = "eyJ";
 /// When the output cannot be written.
 pub async fn hook(args: &HookArgs, context: &Context, out: &mut dyn Write) -> Result<u8, CliError> {
     let (common, order, require) = match &args.event {
-        Event::JobStarted { common, require, pid } => {
-            let (kind, environment) = (common.kind.clone(), environment());
+        Event::JobStarted { common, require, pid, token_file } => {
+            let (kind, mut environment) = (common.kind.clone(), environment());
+            if let Some(path) = token_file {
+                match token(path) {
+                    Ok(token) => drop(environment.insert(TOKEN.to_owned(), token)),
+                    Err(error) => {
+                        writeln!(out, "weir: reading {}: {error}", path.display())?;
+                        return Ok(u8::from(*require));
+                    }
+                }
+            }
             (common, Order::JobStart { kind, environment, pid: *pid }, *require)
         }
         Event::JobCompleted { common } => {
@@ -246,6 +265,15 @@ fn show(answer: Answer, json: bool, out: &mut dyn Write) -> Result<(), CliError>
         }
     }
     Ok(())
+}
+
+/// A token, without the line end of its file.
+fn token(path: &std::path::Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let most = u64::try_from(MAX_TOKEN_BYTES).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(most.saturating_add(1)).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
 }
 
 fn environment() -> BTreeMap<String, String> {

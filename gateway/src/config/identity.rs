@@ -70,6 +70,8 @@ pub struct Issuer {
     pub login: Option<Login>,
     /// Hosts that may be asked for a job's token.
     pub request_hosts: Vec<HostPattern>,
+    /// How jobs without token are looked up, for kind `github`.
+    pub github_app: Option<GithubApp>,
     /// Plain HTTP, to loopback only.
     pub danger_allow_http: bool,
     /// CircleCI jobs with SSH access.
@@ -90,6 +92,21 @@ pub struct Login {
     pub client_secret_file: Option<PathBuf>,
     /// What is asked for.
     pub scopes: Vec<String>,
+}
+
+/// A GitHub App that may read the jobs of an installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GithubApp {
+    /// Its id or client id.
+    pub id: String,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// Whose repositories.
+    pub installation: u64,
+    /// Runners of this host; a `*` at the end stands for any rest.
+    pub runners: Vec<String>,
+    /// The API.
+    pub api: HttpUrl,
 }
 
 /// Where the keys of an issuer are.
@@ -124,6 +141,8 @@ pub enum Kind {
     Kubernetes,
     /// People who log in.
     People,
+    /// Workloads of a SPIFFE trust domain.
+    Spiffe,
     /// Anything else.
     Generic,
 }
@@ -141,6 +160,7 @@ impl Kind {
             Self::Jenkins => "jenkins",
             Self::Kubernetes => "kubernetes",
             Self::People => "people",
+            Self::Spiffe => "spiffe",
             Self::Generic => "generic",
         }
     }

@@ -50,7 +50,7 @@ struct Inner {
     faces: Option<Faces>,
 }
 
-/// The same, with each confidence.
+/// The same, with each confidence; of a job without token all are the least, `api`.
 #[derive(Debug)]
 struct Faces {
     fork: Arc<Who>,
@@ -61,7 +61,10 @@ struct Faces {
 
 impl Faces {
     fn of(who: &Who, state: &'static str) -> Self {
-        let face = |confidence| Arc::new(Who { confidence, state, ..who.clone() });
+        let face = |confidence| {
+            let confidence = if who.is_looked_up() { "api" } else { confidence };
+            Arc::new(Who { confidence, state, ..who.clone() })
+        };
         Self {
             fork: face("fork"),
             walked: face("walked"),

@@ -2,7 +2,8 @@
 //!
 //! - input: [`Request`]
 //! - output: the body of a 200 or 201 answer; for login flows, any answer but a redirect
-//! - bound: `limits::PROVIDER_TIMEOUT` for all of it, `limits::MAX_PROVIDER_ANSWER_BYTES`
+//! - bound: `limits::PROVIDER_TIMEOUT` for all of it, `limits::MAX_PROVIDER_ANSWER_BYTES` or what the
+//!   request allows
 //! - on failure: [`FetchError`]; nothing is sent twice
 //!
 //! The gateway's own cgroup is not captured, so that this traffic does not come back to it.
@@ -64,7 +65,7 @@ pub enum FetchError {
         status: StatusCode,
     },
     /// The answer is too long.
-    #[error("asking {0}: the answer is longer than 100 KiB")]
+    #[error("asking {0}: the answer is too long")]
     TooLarge(String),
     /// The request cannot be made.
     #[error("asking {host}: {what}")]
@@ -103,19 +104,32 @@ pub struct Request {
     url: HttpUrl,
     fields: HeaderMap,
     body: Bytes,
+    most: usize,
 }
 
 impl Request {
     /// `GET`.
     pub fn get(url: HttpUrl) -> Self {
-        Self { method: Method::GET, url, fields: HeaderMap::new(), body: Bytes::new() }
+        Self {
+            method: Method::GET,
+            url,
+            fields: HeaderMap::new(),
+            body: Bytes::new(),
+            most: MAX_PROVIDER_ANSWER_BYTES,
+        }
     }
 
     /// `POST` with JSON.
     pub fn post(url: HttpUrl, json: &serde_json::Value) -> Self {
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self { method: Method::POST, url, fields, body: json.to_string().into() }
+        Self {
+            method: Method::POST,
+            url,
+            fields,
+            body: json.to_string().into(),
+            most: MAX_PROVIDER_ANSWER_BYTES,
+        }
     }
 
     /// `POST` with a form (RFC 6749 appendix B). The values are often secrets.
@@ -126,13 +140,25 @@ impl Request {
             values.iter().map(|(name, value)| encode(name) + "=" + &encode(value)).collect();
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        Self { method: Method::POST, url, fields, body: pairs.join("&").into() }
+        Self {
+            method: Method::POST,
+            url,
+            fields,
+            body: pairs.join("&").into(),
+            most: MAX_PROVIDER_ANSWER_BYTES,
+        }
     }
 
     /// A request that another library made, for this URL.
     pub fn made(url: HttpUrl, made: http::Request<Vec<u8>>) -> Self {
         let (head, body) = made.into_parts();
-        Self { method: head.method, url, fields: head.headers, body: body.into() }
+        Self {
+            method: head.method,
+            url,
+            fields: head.headers,
+            body: body.into(),
+            most: MAX_PROVIDER_ANSWER_BYTES,
+        }
     }
 
     /// Adds `Authorization: SCHEME TOKEN`.
@@ -148,6 +174,13 @@ impl Request {
         value.set_sensitive(true);
         self.fields.insert(AUTHORIZATION, value);
         Ok(self)
+    }
+
+    /// Allows an answer of another length.
+    #[must_use]
+    pub fn answer_at_most(mut self, bytes: usize) -> Self {
+        self.most = bytes;
+        self
     }
 
     /// Adds a header field.
@@ -239,10 +272,10 @@ where
     let failed = |source| FetchError::Http { host: host.to_owned(), source };
     let handshake = http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io));
     let (mut sender, connection) = handshake.await.map_err(failed)?;
-    let head = head(&request, host)?;
+    let (head, most) = (head(&request, host)?, request.most);
     let mut answer = pin!(async move {
         let response = sender.send_request(head).await.map_err(failed)?;
-        body(response, host).await
+        body(response, host, most).await
     });
     // The connection drives the exchange, and may end before the last bytes were taken from it.
     tokio::select! {
@@ -274,6 +307,7 @@ fn head(request: &Request, host: &str) -> Result<http::Request<Full<Bytes>>, Fet
 async fn body(
     response: http::Response<hyper::body::Incoming>,
     host: &str,
+    most: usize,
 ) -> Result<http::Response<Bytes>, FetchError> {
     if response.status().is_redirection() {
         return Err(FetchError::Redirect(host.to_owned()));
@@ -283,7 +317,7 @@ async fn body(
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|source| FetchError::Http { host: host.to_owned(), source })?;
         let Ok(data) = frame.into_data() else { continue };
-        if all.len().saturating_add(data.len()) > MAX_PROVIDER_ANSWER_BYTES {
+        if all.len().saturating_add(data.len()) > most {
             return Err(FetchError::TooLarge(host.to_owned()));
         }
         all.extend_from_slice(&data);

@@ -18,9 +18,11 @@ use crate::identify::oidc::token::Strict;
 use crate::limits::{MAX_ISSUER_KEYS, MAX_PROVIDER_ANSWER_BYTES};
 
 mod cache;
+mod file;
 mod provider;
 
 pub use cache::{KeySource, Keys, SetFuture};
+pub use file::KeyFile;
 pub use provider::Provider;
 
 /// Why the keys of an issuer cannot be had.
@@ -169,7 +171,8 @@ fn family(algorithm: Algorithm) -> Family {
 /// A key for signatures, or none. Unknown fields are allowed (RFC 7517 section 4).
 fn usable(jwk: &Map<String, Value>) -> Option<Key> {
     let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-    if jwk.get("use").is_some_and(|usage| usage != "sig") {
+    // The second is that of SPIFFE bundles, beside keys of certificates.
+    if jwk.get("use").is_some_and(|usage| usage != "sig" && usage != "jwt-svid") {
         return None;
     }
     if let Some(operations) = jwk.get("key_ops") {

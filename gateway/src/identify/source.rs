@@ -102,7 +102,7 @@ impl Environment {
         Self(all)
     }
 
-    fn variable(&self, name: &'static str) -> Result<&str, SourceError> {
+    pub(in crate::identify) fn variable(&self, name: &'static str) -> Result<&str, SourceError> {
         let value = self.0.get(name).filter(|value| !value.is_empty());
         value.map(String::as_str).ok_or(SourceError::Absent(name))
     }
@@ -150,9 +150,12 @@ pub async fn token(
         Kind::Github => request::github(environment, issuer, fetcher).await,
         Kind::Buildkite => request::buildkite(environment, issuer, fetcher).await,
         Kind::AzureDevops => request::azure_devops(environment, issuer, fetcher).await,
-        Kind::Gitlab | Kind::Circleci | Kind::Bitbucket | Kind::Jenkins | Kind::Generic => {
-            found::token(environment, issuer).ok_or(SourceError::NotFound)
-        }
+        Kind::Gitlab
+        | Kind::Circleci
+        | Kind::Bitbucket
+        | Kind::Jenkins
+        | Kind::Spiffe
+        | Kind::Generic => found::token(environment, issuer).ok_or(SourceError::NotFound),
         Kind::Kubernetes | Kind::People => Err(SourceError::NotAmbient),
     }
 }

@@ -16,9 +16,10 @@ use super::oidc::verify::VerifiedToken;
 pub struct Who {
     /// For people to read: `acme/app#deploy`, `alice@corp.example`, `user:root`.
     pub display: Arc<str>,
-    /// How it is known: `github_oidc`, `people_oidc`, …; `uid` without a provider.
+    /// How it is known: `github_oidc`, `github_app`, `person_oidc`, …; `uid` without a provider.
     pub method: &'static str,
-    /// How sure it is that the process belongs to it: `fork`, `walked`, `cgroup`, `session`; `uid`.
+    /// How sure it is that the process belongs to it: `fork`, `walked`, `cgroup`, `session`; `api`
+    /// where no token says so; `uid`.
     pub confidence: &'static str,
     /// `active`, `expired` (its job or login has ended or was revoked), or empty without a provider.
     pub state: &'static str,
@@ -45,6 +46,11 @@ pub struct Who {
 }
 
 impl Who {
+    /// Whether it is known without a verified token, from a vendor's API.
+    pub fn is_looked_up(&self) -> bool {
+        self.method == claims::LOOKED_UP
+    }
+
     /// Only a user of the host, as the kernel knows it.
     pub fn user(name: &str) -> Self {
         Self { display: name.into(), method: "uid", confidence: "uid", ..Self::default() }
@@ -57,7 +63,12 @@ impl Who {
 
     /// Whom a verified token speaks of.
     pub fn verified(token: &VerifiedToken) -> Self {
-        let claims::Identity { ids, groups, method, display, subject, .. } = token.identity();
+        Self::vouched(token.identity(), &token.issuer().issuer)
+    }
+
+    /// Whom an issuer vouches for.
+    pub fn vouched(identity: &claims::Identity, issuer: &str) -> Self {
+        let claims::Identity { ids, groups, method, display, subject, .. } = identity;
         let first = |names: &[&str]| -> Arc<str> {
             names
                 .iter()
@@ -69,7 +80,7 @@ impl Who {
             method,
             confidence: "",
             state: "active",
-            issuer: token.issuer().issuer.as_str().into(),
+            issuer: issuer.into(),
             subject: subject.as_str().into(),
             groups: groups.iter().map(|group| group.as_str().into()).collect(),
             repository: repository(ids),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::desk::{Desk, Refusal};
+use super::lookup::Vouched;
 use super::peer::Peer;
 use crate::capture::ProcessKey;
 use crate::capture::anchors::{self, AnchorSource, Anchors};
@@ -19,10 +20,8 @@ use crate::clock::WallUs;
 use crate::config::identity::{Issuer, Kind};
 use crate::identify::binding::{self, Anchor};
 use crate::identify::bound::{Bound, End};
-use crate::identify::oidc::TokenError;
-use crate::identify::oidc::verify::VerifiedToken;
 use crate::identify::registry::RegistryError;
-use crate::identify::source::{self, Environment};
+use crate::identify::source::Environment;
 use crate::identify::who::Who;
 use crate::identify::wire::Person;
 
@@ -104,7 +103,8 @@ impl Desk {
                     "token_second_anchor" => Some("token_second_anchor"),
                     "token_replayed" => Some("token_replayed"),
                     // A job that has no token, or a provider that is away, is no attempt.
-                    "token_absent" | "token_not_found" => None,
+                    "token_absent" | "token_not_found" | "lookup_hint" => None,
+                    "lookup_credential" | "lookup_rate_limited" | "lookup_too_often" => None,
                     other if other.starts_with("provider_") => None,
                     _ => Some("identity_refused"),
                 };
@@ -239,9 +239,9 @@ impl Desk {
     ) -> Result<Arc<Who>, Refusal> {
         let mut refusal = Refusal::new("token_not_found", "no token was found");
         for issuer in issuers {
-            match self.verified(job, issuer, environment).await {
-                Ok(token) => {
-                    let bound = self.bind(job, issuer, environment, &token);
+            match self.vouched(job, issuer, environment).await {
+                Ok(vouched) => {
+                    let bound = self.bind(job, issuer, environment, vouched);
                     // Before the hook is told, and whether the token was taken or only seen.
                     self.keep(job).await;
                     return bound;
@@ -252,31 +252,12 @@ impl Desk {
         Err(refusal)
     }
 
-    async fn verified(
-        &self,
-        job: &Job,
-        issuer: &Issuer,
-        environment: &Environment,
-    ) -> Result<VerifiedToken, Refusal> {
-        let token = source::token(environment, issuer, &self.issuers.fetcher).await?;
-        let (verifier, anchor) = (Arc::clone(&self.issuers.verifier), job.anchor);
-        // In a task of its own: a caller that goes away must not use up the provider's attempts.
-        let verified =
-            tokio::task::spawn_local(async move { verifier.verify(&token, &anchor).await });
-        let verified = verified.await.map_err(|e| Refusal::new("internal", e.to_string()))??;
-        // Configured for people, say, and found in a job's environment.
-        if verified.issuer().name != issuer.name {
-            return Err(TokenError::Issuer.into());
-        }
-        Ok(verified)
-    }
-
     fn bind(
         &self,
         job: &Job,
         issuer: &Issuer,
         environment: &Environment,
-        token: &VerifiedToken,
+        Vouched { who, until }: Vouched,
     ) -> Result<Arc<Who>, Refusal> {
         let refused = |error: RegistryError| {
             let outcome = match error {
@@ -286,20 +267,19 @@ impl Desk {
             };
             Refusal::new(outcome, error.to_string())
         };
-        let who = Who::verified(token);
         tracing::info!(who = %who.display, method = who.method, anchor = job.anchor.id.id, "job identified");
-        job.bound.bind(who.clone(), token.expires_at()).map_err(refused)?;
+        job.bound.bind(who.clone(), until).map_err(refused)?;
         let asks = matches!(issuer.kind, Kind::Github | Kind::Buildkite | Kind::AzureDevops);
         *job.renewal.borrow_mut() = asks.then(|| Renewal {
             issuer: issuer.clone(),
             environment: environment.clone(),
-            at: self.renewal_at(token),
+            at: self.renewal_at(until),
         });
         Ok(job.bound.who(AnchorSource::Fork).unwrap_or_else(|| Arc::new(who)))
     }
 
-    fn renewal_at(&self, token: &VerifiedToken) -> tokio::time::Instant {
-        let left_us = token.expires_at().0.saturating_sub(self.shared.seams.clock.wall().0);
+    fn renewal_at(&self, until: WallUs) -> tokio::time::Instant {
+        let left_us = until.0.saturating_sub(self.shared.seams.clock.wall().0);
         let left = Duration::from_micros(u64::try_from(left_us).unwrap_or_default());
         tokio::time::Instant::now() + (left / 5 * 4).max(LEAST_RENEWAL)
     }

@@ -65,6 +65,8 @@ pub enum IssuerKind {
     Kubernetes,
     /// People who log in.
     People,
+    /// JWT-SVIDs of a SPIFFE trust domain.
+    Spiffe,
     /// Anything else that issues signed JWTs.
     Generic,
 }
@@ -87,9 +89,10 @@ pub struct IdentityIssuer {
     pub name: String,
     /// The claim `iss` of its tokens, byte for byte (a slash at the end counts); an `https` URL.
     /// Unique.
+    /// For `spiffe` the trust domain, `spiffe://NAME`: it vouches for the `sub` of its tokens.
     pub issuer: String,
     /// What issues the tokens: `github`, `gitlab`, `buildkite`, `circleci`, `bitbucket`,
-    /// `azure-devops`, `jenkins`, `kubernetes`, `people` or `generic`.
+    /// `azure-devops`, `jenkins`, `kubernetes`, `people`, `spiffe` or `generic`.
     pub kind: IssuerKind,
     /// The claim `aud` that tokens for weir have. Required; for `azure-devops`, which has no other,
     /// the default is `api://AzureADTokenExchange`. For `people` it is the client id.
@@ -108,12 +111,14 @@ pub struct IdentityIssuer {
     pub groups_claim: Option<String>,
     /// Signature algorithms that are accepted: `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512`,
     /// `ES256`, `ES384`, `EdDSA`. Default: `["RS256"]`; `["RS256", "ES256"]` for `kubernetes`,
-    /// `people` and `generic`.
+    /// `people`, `spiffe` and `generic`.
     pub algorithms: Option<Vec<String>>,
     /// Where its keys (JWKS) are, if not where its metadata (`/.well-known/openid-configuration`)
-    /// says. Default: the metadata is asked.
+    /// says. `spiffe` has no metadata: this or `jwks_file` is required. Default: the metadata is
+    /// asked.
     pub jwks_url: Option<String>,
-    /// File with its keys (JWKS), read at start; nothing is fetched then. Default: none.
+    /// File with its keys (JWKS), read at start; nothing is fetched then. For `spiffe` it is read
+    /// again every 10 minutes, as the trust domain's bundle changes. Default: none.
     pub jwks_file: Option<PathBuf>,
     /// Claims that a token must have, each with the value or the list of values that are accepted;
     /// `a.b` means claim `b` inside `a`, and of a list one entry must fit. At most 32. Required
@@ -130,12 +135,26 @@ pub struct IdentityIssuer {
     pub clock_skew: Option<String>,
     /// How long before the job's first process its token may have been issued, beside
     /// `clock_skew`. Default: `"10m"` where the CI system puts the token into the environment
-    /// (`gitlab`, `circleci`, `bitbucket`, `jenkins`), `"0s"` otherwise. Range: 0 to 24 h.
+    /// (`gitlab`, `circleci`, `bitbucket`, `jenkins`, `spiffe`), `"0s"` otherwise. Range: 0 to 24 h.
     pub max_age_at_start: Option<String>,
     /// Host names (`name` or `*.name`) that weir asks for a job's token when the job's environment
     /// says so. Default: those of the vendor for `github`, `buildkite` and `azure-devops`, else the
     /// host of `issuer`.
     pub request_hosts: Option<Vec<String>>,
+    /// For `github`: id (or client id) of a GitHub App that weir looks jobs up with which have no
+    /// `id-token: write`. It needs `actions: read`. Default: none, such jobs are unidentified.
+    pub app_id: Option<String>,
+    /// For `github`: file with the App's private key (PEM, at most 16 KiB), which not everybody may
+    /// read. Required with `app_id`.
+    pub app_key_file: Option<PathBuf>,
+    /// For `github`: number of the App's installation, whose repositories are looked in.
+    /// Required with `app_id`.
+    pub app_installation: Option<u64>,
+    /// For `github`: names of the runners on this host; `name*` is every name that begins so. At most
+    /// 64. Required with `app_id`: jobs on other runners are not believed.
+    pub app_runners: Option<Vec<String>>,
+    /// For `github`: URL of the API. Default: `"https://api.github.com"`.
+    pub app_api: Option<String>,
     /// Allow `http` for all URLs of this provider, to loopback addresses only. Default: `false`.
     #[serde(default)]
     pub danger_allow_http: bool,

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Problems;
 use crate::config::identity::{Algorithm, Identity, Issuer, KeyLocation, Kind, Require};
 use crate::config::url::HttpUrl;
-use crate::config::{HostPattern, identity, raw};
+use crate::config::{HostPattern, identity, raw, spiffe};
 
 const MAX_ISSUERS: usize = 64;
 const MAX_CLAIMS: usize = 32;
@@ -65,7 +65,10 @@ fn issuer(key: &str, raw: &raw::IdentityIssuer, p: &mut Problems) -> Option<Issu
     if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.chars().all(word) {
         p.add(&at("name"), "must be 1 to 64 letters, digits, - and _");
     }
-    let url = url(&at("issuer"), &raw.issuer, raw.danger_allow_http, p);
+    let url = match kind {
+        Kind::Spiffe => trust_domain(&at("issuer"), &raw.issuer, p),
+        _ => url(&at("issuer"), &raw.issuer, raw.danger_allow_http, p),
+    };
     if raw.issuer.contains('?') {
         p.add(&at("issuer"), "must have no query");
     }
@@ -94,7 +97,12 @@ fn issuer(key: &str, raw: &raw::IdentityIssuer, p: &mut Problems) -> Option<Issu
         }
     };
     let keys = match (&raw.jwks_url, &raw.jwks_file) {
-        (None, None) => KeyLocation::Discovery,
+        (None, None) => {
+            if kind == Kind::Spiffe {
+                p.add(&at("jwks_url"), "or jwks_file is required");
+            }
+            KeyLocation::Discovery
+        }
         (None, Some(path)) => KeyLocation::File(path.clone()),
         (Some(text), None) => {
             // A problem is reported already when there is no URL.
@@ -120,6 +128,7 @@ fn issuer(key: &str, raw: &raw::IdentityIssuer, p: &mut Problems) -> Option<Issu
     let age = if in_environment(kind) { "10m" } else { "0s" };
     let max_age_at_start = time("max_age_at_start", &raw.max_age_at_start, age, "0s", "24h");
     let algorithms = algorithms(&at("algorithms"), kind, raw.algorithms.as_deref(), p);
+    let github_app = github_app::checked(key, kind, raw, p);
     let url = url?;
     let request_hosts = match &raw.request_hosts {
         Some(texts) => p.patterns(&at("request_hosts"), texts),
@@ -140,6 +149,7 @@ fn issuer(key: &str, raw: &raw::IdentityIssuer, p: &mut Problems) -> Option<Issu
         groups_claim,
         login,
         request_hosts,
+        github_app,
         danger_allow_http: raw.danger_allow_http,
         danger_allow_ssh_rerun: raw.danger_allow_ssh_rerun,
     })
@@ -181,6 +191,16 @@ fn login(
     Some(identity::Login { client_secret_file: raw.client_secret_file.clone(), scopes })
 }
 
+/// The trust domain as a host, which nobody asks.
+fn trust_domain(key: &str, text: &str, p: &mut Problems) -> Option<HttpUrl> {
+    let domain = text.strip_prefix("spiffe://").filter(|domain| spiffe::is_trust_domain(domain));
+    let url = domain.and_then(|domain| HttpUrl::parse(&format!("https://{domain}")).ok());
+    if url.is_none() {
+        p.add(key, "must be a trust domain: spiffe://NAME");
+    }
+    url
+}
+
 fn url(key: &str, text: &str, allow_http: bool, p: &mut Problems) -> Option<HttpUrl> {
     let url = match HttpUrl::parse(text) {
         Ok(url) => url,
@@ -204,7 +224,7 @@ fn url(key: &str, text: &str, allow_http: bool, p: &mut Problems) -> Option<Http
 fn algorithms(key: &str, kind: Kind, given: Option<&[String]>, p: &mut Problems) -> Vec<Algorithm> {
     let Some(names) = given else {
         return match kind {
-            Kind::Kubernetes | Kind::People | Kind::Generic => {
+            Kind::Kubernetes | Kind::People | Kind::Spiffe | Kind::Generic => {
                 vec![Algorithm::Rs256, Algorithm::Es256]
             }
             _ => vec![Algorithm::Rs256],
@@ -281,7 +301,8 @@ fn scope(key: &str, kind: Kind, raw: &raw::IdentityIssuer, p: &mut Problems) {
 
 /// Whether the CI system makes the token before the job's first process.
 fn in_environment(kind: Kind) -> bool {
-    matches!(kind, Kind::Gitlab | Kind::Circleci | Kind::Bitbucket | Kind::Jenkins)
+    use Kind::{Bitbucket, Circleci, Gitlab, Jenkins, Spiffe};
+    matches!(kind, Gitlab | Circleci | Bitbucket | Jenkins | Spiffe)
 }
 
 fn request_hosts(kind: Kind, url: &HttpUrl) -> Vec<HostPattern> {
@@ -309,9 +330,11 @@ fn kind(raw: raw::IssuerKind) -> Kind {
         raw::IssuerKind::Jenkins => Kind::Jenkins,
         raw::IssuerKind::Kubernetes => Kind::Kubernetes,
         raw::IssuerKind::People => Kind::People,
+        raw::IssuerKind::Spiffe => Kind::Spiffe,
         raw::IssuerKind::Generic => Kind::Generic,
     }
 }
 
+mod github_app;
 #[cfg(test)]
 mod tests;

@@ -83,6 +83,9 @@ pub enum TokenError {
     /// A claim that the configuration requires is absent or has another value.
     #[error("checking a token: claim {0} has not the required value")]
     Required(String),
+    /// `sub` is no SPIFFE id of the trust domain whose keys it names.
+    #[error("checking a token: its subject is not of the trust domain")]
+    SpiffeId,
     /// A CircleCI job that somebody can enter by SSH.
     #[error("checking a token: its job was started again with ssh access")]
     SshRerun,
@@ -127,6 +130,7 @@ impl Faulty for TokenError {
             | Self::IssuedInFuture
             | Self::Lifetime
             | Self::Stale
+            | Self::SpiffeId
             | Self::TooLong(_)
             | Self::Replayed
             | Self::SecondAnchor
@@ -162,6 +166,7 @@ impl Faulty for TokenError {
             Self::Lifetime => "token_lifetime",
             Self::Stale => "token_stale",
             Self::Required(_) => "token_required_claim",
+            Self::SpiffeId => "token_spiffe_id",
             Self::SshRerun => "token_ssh_rerun",
             Self::TooLong(_) => "token_claim_too_long",
             Self::Replayed => "token_replayed",

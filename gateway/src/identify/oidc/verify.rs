@@ -18,10 +18,11 @@ use super::token::{self, Header, Parts};
 pub use super::typed::{Claim, Claims};
 use crate::clock::{SharedClock, WallUs};
 use crate::config::identity::{Algorithm, Issuer, KeyLocation, Kind};
+use crate::config::spiffe;
 use crate::config::url::HttpUrl;
 use crate::identify::binding::{Anchor, AnchorId, Bindings, Presented, Remembered};
 use crate::identify::fetch::Fetcher;
-use crate::identify::jwks::{Key, KeyError, KeySet, Keys, Provider};
+use crate::identify::jwks::{Key, KeyError, KeyFile, KeySet, Keys, Provider};
 
 /// What a provider said about whoever presented a token, and the token was meant for this gateway.
 #[derive(Clone, Debug)]
@@ -109,6 +110,9 @@ impl Verifier {
         for issuer in issuers {
             let issuer = Arc::new(issuer.clone());
             let keys = match &issuer.keys {
+                KeyLocation::File(path) if issuer.kind == Kind::Spiffe => {
+                    Keys::from_source(Arc::new(KeyFile::open(path)?), Arc::clone(clock))
+                }
                 KeyLocation::File(path) => Keys::fixed(KeySet::load(path)?, Arc::clone(clock)),
                 KeyLocation::Discovery => provider(&issuer, None, fetcher, clock),
                 KeyLocation::Url(url) => provider(&issuer, Some(url), fetcher, clock),
@@ -143,9 +147,7 @@ impl Verifier {
     ) -> Result<VerifiedToken, TokenError> {
         let text = token.expose_secret();
         let parts = token::parse(text)?;
-        let iss = parts.claims.get("iss").and_then(serde_json::Value::as_str);
-        let iss = iss.ok_or(TokenError::Claim("iss"))?;
-        let Trusted { issuer, keys } = self.issuers.get(iss).ok_or(TokenError::Issuer)?;
+        let Trusted { issuer, keys } = self.trusted(&parts)?;
         let (algorithm, kid) = header(&parts.header, issuer)?;
         let key = keys.key(kid, algorithm).await?;
         signature(&parts, &key, algorithm)?;
@@ -169,6 +171,23 @@ impl Verifier {
             now,
         )?;
         Ok(VerifiedToken { issuer: Arc::clone(issuer), standard, claims, identity })
+    }
+
+    /// Whoever vouches for a token if its signature is theirs: by `iss`, and for JWT-SVIDs, which need
+    /// none, by the trust domain of `sub`.
+    fn trusted(&self, parts: &Parts<'_>) -> Result<&Trusted, TokenError> {
+        let text = |name: &str| parts.claims.get(name).and_then(serde_json::Value::as_str);
+        let domain = text("sub").and_then(spiffe::trust_domain);
+        let domain = domain.map(|domain| format!("spiffe://{domain}"));
+        let named = text("iss").and_then(|iss| self.issuers.get(iss));
+        let trusted = named.or_else(|| self.issuers.get(domain.as_ref()?));
+        let missing = text("iss").map_or(TokenError::Claim("iss"), |_| TokenError::Issuer);
+        let trusted = trusted.ok_or(missing)?;
+        let issuer = &trusted.issuer;
+        if issuer.kind == Kind::Spiffe && domain.as_ref() != Some(&issuer.issuer) {
+            return Err(TokenError::SpiffeId);
+        }
+        Ok(trusted)
     }
 
     /// No token is accepted from this anchor any more.
@@ -225,7 +244,12 @@ fn header<'a>(header: &'a Header, issuer: &Issuer) -> Result<(Algorithm, &'a str
     if !issuer.algorithms.contains(&algorithm) {
         return Err(TokenError::Algorithm);
     }
-    if header.typ.as_ref().is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
+    // JWT-SVID section 2.3 allows both.
+    let is_known = |typ: &String| {
+        let is_jose = issuer.kind == Kind::Spiffe && typ == "JOSE";
+        is_jose || typ.eq_ignore_ascii_case("JWT")
+    };
+    if header.typ.as_ref().is_some_and(|typ| !is_known(typ)) {
         return Err(TokenError::Type);
     }
     if header.critical {
@@ -272,5 +296,6 @@ fn required(claims: &Claims, issuer: &Issuer) -> Result<(), TokenError> {
     Ok(())
 }
 
+mod looked_up;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,8 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::Environment;
-use crate::config::identity::Issuer;
+use crate::config::identity::{Issuer, Kind};
+use crate::config::spiffe;
 use crate::identify::oidc::token::{looks_like_one, parse};
 
 /// A job has a handful of tokens; parsing more of them is work that somebody else chose for us.
@@ -25,7 +26,14 @@ pub fn token(environment: &Environment, issuer: &Issuer) -> Option<SecretString>
             Value::Array(all) => all.iter().any(|aud| *aud == issuer.audience.as_str()),
             _ => false,
         };
-        let own = ours && claims.get("iss").and_then(Value::as_str) == Some(&issuer.issuer);
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        let vouches = match issuer.kind {
+            Kind::Spiffe => text("sub")
+                .and_then(spiffe::trust_domain)
+                .is_some_and(|domain| issuer.issuer.strip_prefix("spiffe://") == Some(domain)),
+            _ => text("iss") == Some(&issuer.issuer),
+        };
+        let own = ours && vouches;
         own.then(|| (claims.get("exp").and_then(Value::as_u64), value))
     });
     let (_, last) = fitting.max_by_key(|(expires, _)| *expires)?;

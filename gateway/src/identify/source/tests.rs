@@ -112,6 +112,19 @@ async fn the_token_of_the_issuer_for_us_is_found_under_any_name() {
     assert_eq!(outcome(&[], &issuer("people", "")).await, "token_not_ambient");
 }
 
+#[tokio::test]
+async fn an_svid_is_found_by_the_trust_domain_of_its_subject() {
+    let text = "[[identity.issuer]]\nname = \"m\"\nissuer = \"spiffe://mesh.example\"\nkind = \"spiffe\"\n\
+                audience = \"weir\"\njwks_file = \"/bundle\"\n";
+    let mesh = Config::parse(text).unwrap().identity.issuers.remove(0);
+    let svid = |sub: &str| jwt(&json!({"sub": sub, "aud": ["weir"], "exp": 9}));
+    let (own, other) = (svid("spiffe://mesh.example/x"), svid("spiffe://other.example/x"));
+    let variables = [("A", other.as_str()), ("WEIR_TOKEN", own.as_str())];
+    let found = token(&environment(&variables), &mesh, &fetcher()).await.unwrap();
+    assert_eq!(found.expose_secret(), own);
+    assert_eq!(outcome(&[("A", other.as_str())], &mesh).await, "token_not_found");
+}
+
 proptest! {
     #[test]
     fn any_environment_is_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {

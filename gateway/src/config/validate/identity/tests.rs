@@ -137,3 +137,51 @@ fn plain_http_is_for_loopback_addresses_only() {
     assert_eq!(problems(&text("localhost", true)).len(), 1);
     assert_eq!(problems(&text("192.0.2.1", true)).len(), 1);
 }
+
+#[test]
+fn an_app_is_complete_and_of_github() {
+    let text = |kind: &str, more: &str| {
+        format!(
+            "[[identity.issuer]]\nname = \"x\"\nissuer = \"https://x.example\"\nkind = \"{kind}\"\n\
+             audience = \"weir\"\n{more}\n"
+        )
+    };
+    let all = "app_id = \"1\"\napp_key_file = \"/k\"\napp_installation = 9\napp_runners = [\"a\", \"b-*\"]";
+    let config = Config::parse(&text("github", all)).unwrap();
+    let app = config.identity.issuers[0].github_app.as_ref().unwrap();
+    assert_eq!(app.api.to_string(), "https://api.github.com/");
+    assert_eq!((app.installation, app.runners.len()), (9, 2));
+    for (kind, more, count) in [
+        ("generic", all, 4),
+        ("github", "app_runners = [\"a\"]", 1),
+        ("github", "app_id = \"1\"", 3),
+        ("github", &all.replace("b-*", "*"), 1),
+        ("github", &all.replace("b-*", "b*c"), 1),
+        ("github", &all.replace("\"1\"", "\"a b\""), 1),
+        ("github", &format!("{all}\napp_api = \"http://api.example\""), 1),
+    ] {
+        let found = problems(&text(kind, more));
+        assert_eq!(found.len(), count, "{kind} {more}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_trust_domain_needs_its_name_and_keys() {
+    let text = |issuer: &str, more: &str| {
+        format!(
+            "[[identity.issuer]]\nname = \"x\"\nissuer = \"{issuer}\"\nkind = \"spiffe\"\n\
+             audience = \"weir\"\n{more}\n"
+        )
+    };
+    let config = Config::parse(&text("spiffe://a_b.example", "jwks_file = \"/b\"")).unwrap();
+    assert_eq!(config.identity.issuers[0].algorithms, [Algorithm::Rs256, Algorithm::Es256]);
+    for (issuer, more) in [
+        ("spiffe://a.example", ""),
+        ("spiffe://a.example/x", "jwks_file = \"/b\""),
+        ("https://a.example", "jwks_file = \"/b\""),
+        ("spiffe://A.example", "jwks_file = \"/b\""),
+        ("spiffe://a.example", "jwks_url = \"http://a.example/b\""),
+    ] {
+        assert_eq!(problems(&text(issuer, more)).len(), 1, "{issuer} {more}");
+    }
+}

@@ -182,6 +182,8 @@ fn keys_that_never_change_need_no_refresh() {
     assert!(now(verifier("generic", "").refresh_keys()) > Duration::from_secs(30));
 }
 
+mod spiffe;
+
 proptest! {
     #[test]
     fn any_text_is_refused(text in ".*") {
