@@ -11,6 +11,7 @@
     reason = "a test fails by panicking, with a place"
 )]
 
+mod beyond;
 mod enforced;
 mod separate;
 mod survive;
