@@ -13,6 +13,7 @@
 
 mod beyond;
 mod enforced;
+mod provider;
 mod separate;
 mod survive;
 mod world;
