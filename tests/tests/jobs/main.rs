@@ -15,5 +15,6 @@ mod beyond;
 mod enforced;
 mod provider;
 mod separate;
+mod sessions;
 mod survive;
 mod world;
