@@ -16,5 +16,6 @@ mod enforced;
 mod provider;
 mod separate;
 mod sessions;
+mod stolen;
 mod survive;
 mod world;
