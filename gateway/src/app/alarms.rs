@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn namer() -> Namer {
-        let guard = Guard::new(std::path::Path::new("/nowhere"), std::sync::Arc::default());
+        let guard = Guard::new(std::path::Path::new("/nowhere"), Arc::default());
         let identifier = Identifier::new("h".into(), None, "weir/captured".into(), guard);
         Namer { identifier, registry: None }
     }

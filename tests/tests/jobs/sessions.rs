@@ -45,7 +45,8 @@ impl World {
         let shown = shown();
         let after = |start: &str| {
             let found = shown.lines().find_map(|line| line.strip_prefix(start));
-            found.unwrap_or_else(|| panic!("no {start}: {shown}")).to_owned()
+            assert!(found.is_some(), "no {start}: {shown}");
+            found.unwrap().to_owned()
         };
         self.idp.device(&after("open "), &after("and enter "), "alice", true);
     }
