@@ -94,6 +94,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Where it is known who acts for whom; `None` where nobody is asked.
+    fn vouched(&self) -> Option<Arc<Registry>> {
+        self.engine.asks_identity().then(|| Arc::clone(&self.registry))
+    }
+
     /// Whether no other gateway is about: none that this one takes over from, or that took over.
     fn is_alone(&self) -> bool {
         let baseline = self.baseline.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,10 +18,11 @@ use hickory_proto::rr::RecordType;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use crate::capture::{Capture, CaptureError, Captured, Question};
-use crate::clock::SharedClock;
+use crate::capture::{Capture, CaptureError, Captured, Process, Question};
+use crate::clock::{SharedClock, WallUs};
 use crate::config;
 use crate::error::{Fault, Faulty};
+use crate::identify::registry::Registry;
 use crate::identify::{Identifier, Identity};
 use crate::record::flow::mapped;
 use crate::record::row::DnsRow;
@@ -125,6 +126,18 @@ pub struct Askers {
     pub capture: Arc<dyn Capture>,
     /// Names for it.
     pub identifier: Identifier,
+    /// Who acts for whom; `None` where nobody is asked.
+    pub registry: Option<Arc<Registry>>,
+}
+
+impl Askers {
+    async fn identify(&self, process: &Process, now: WallUs) -> Rc<Identity> {
+        let identity = self.identifier.identify(process).await;
+        match &self.registry {
+            Some(registry) => registry.acting(process, identity, now).await,
+            None => identity,
+        }
+    }
 }
 
 impl std::fmt::Debug for Askers {
@@ -214,7 +227,9 @@ impl Resolver {
         let started = self.clock.mono();
         let deadline = Instant::now() + self.timeout;
         let identity = match &client.asker {
-            Some(captured) => Some(self.askers.identifier.identify(&captured.process).await),
+            Some(captured) => {
+                Some(self.askers.identify(&captured.process, self.clock.wall()).await)
+            }
             None => None,
         };
         let mut row = self.row(&query, transport, client, identity.as_deref());

@@ -14,6 +14,8 @@
 
 #[path = "containers/https.rs"]
 mod https;
+#[path = "containers/identity.rs"]
+mod identity;
 #[path = "containers/jobs.rs"]
 mod jobs;
 #[path = "containers/runtime.rs"]
@@ -31,12 +33,18 @@ struct World {
 
 impl World {
     fn new(captured: bool) -> Self {
+        Self::with(captured, "")
+    }
+
+    /// With further tables of the configuration.
+    fn with(captured: bool, tables: &str) -> Self {
         let mut site = Site::new("");
         bridge(&site);
         // dockerd's directory is known only when it runs, so it is linked to.
         let (proxy, upstream) = (site.show("proxy.sock"), site.show("upstream.sock"));
-        let more =
-            format!("[docker]\nenabled = true\nlisten = \"{proxy}\"\nupstream = \"{upstream}\"\n");
+        let more = format!(
+            "[docker]\nenabled = true\nlisten = \"{proxy}\"\nupstream = \"{upstream}\"\n{tables}"
+        );
         site.configure("weir.toml", &more);
         let config = std::fs::read_to_string(site.path("weir.toml")).unwrap();
         let bridges = format!("[capture]\nbridges = [\"{BRIDGE}\"]\n");

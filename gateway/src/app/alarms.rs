@@ -6,6 +6,8 @@
 //!   by `record::alarm`
 //! - on failure: logged; without events the counters in the heartbeats remain
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 use weir_ebpf_common::Counter;
 
@@ -14,6 +16,8 @@ use super::control::CAUSE_KERNEL_DROP;
 use super::worker::identifier;
 use crate::capture::events::{self, EventReader, KernelEvent};
 use crate::capture::{ProcessKey, maps};
+use crate::clock::WallUs;
+use crate::identify::registry::Registry;
 use crate::identify::{Identifier, process};
 use crate::inspect::mask::{self, Lens};
 use crate::record::alarm::{Destination, Subject};
@@ -24,6 +28,13 @@ use crate::record::{Alarm, Record, Severity};
 const BATCH: usize = 64;
 /// Between two looks whether an older gateway still runs.
 const TURN_POLL: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Says whose a process is.
+struct Namer {
+    identifier: Identifier,
+    /// Who acts for whom; `None` where nobody is asked.
+    registry: Option<Arc<Registry>>,
+}
 
 /// Runs until `stop`.
 pub(super) async fn run(shared: &Shared, stop: &CancellationToken) {
@@ -48,7 +59,7 @@ pub(super) async fn run(shared: &Shared, stop: &CancellationToken) {
             return;
         }
     };
-    let identifier = identifier(shared);
+    let namer = Namer { identifier: identifier(shared), registry: shared.vouched() };
     loop {
         let mut ready = tokio::select! {
             ready = reader.readable_mut() => match ready {
@@ -61,7 +72,7 @@ pub(super) async fn run(shared: &Shared, stop: &CancellationToken) {
             () = stop.cancelled() => return,
             () = shared.ending.handed_over.cancelled() => return,
         };
-        if take(shared, &identifier, ready.get_inner_mut()).await {
+        if take(shared, &namer, ready.get_inner_mut()).await {
             ready.clear_ready();
         }
         tokio::task::yield_now().await;
@@ -69,13 +80,14 @@ pub(super) async fn run(shared: &Shared, stop: &CancellationToken) {
 }
 
 /// Handles a batch; whether there are no more events now.
-async fn take(shared: &Shared, identifier: &Identifier, reader: &mut EventReader) -> bool {
+async fn take(shared: &Shared, namer: &Namer, reader: &mut EventReader) -> bool {
     for _ in 0..BATCH {
         match reader.next_event() {
             None => return true,
             Some(Ok(event)) => {
                 shared.metrics.kernel_events_total.inc();
-                if let Some(alarm) = alarm(event, identifier, &shared.inspection.own_lens()).await {
+                let (lens, now) = (shared.inspection.own_lens(), shared.seams.clock.wall());
+                if let Some(alarm) = alarm(event, namer, now, &lens).await {
                     shared.recorder.alarm(alarm);
                 }
             }
@@ -89,10 +101,16 @@ async fn take(shared: &Shared, identifier: &Identifier, reader: &mut EventReader
 }
 
 /// `None` for a cause that no program tells.
-async fn alarm(event: KernelEvent, identifier: &Identifier, lens: &Lens) -> Option<Alarm> {
+async fn alarm(event: KernelEvent, namer: &Namer, now: WallUs, lens: &Lens) -> Option<Alarm> {
     let (kind, severity) = kind(event.cause)?;
     let process = &event.captured.process;
-    let mut identity = (*identifier.identify(process).await).clone();
+    let Namer { identifier, registry } = namer;
+    let identity = identifier.identify(process).await;
+    let identity = match registry {
+        Some(registry) => registry.acting(process, identity, now).await,
+        None => identity,
+    };
+    let mut identity = (*identity).clone();
     if event.cause == Counter::SocketMoved {
         identity.job_id = identifier.job(event.other_cgroup);
     }
@@ -249,17 +267,18 @@ mod tests {
         }
     }
 
-    fn identifier() -> Identifier {
-        let guard = Guard::new(std::path::Path::new("/nowhere"), std::sync::Arc::default());
-        Identifier::new("h".into(), None, "weir/captured".into(), guard)
+    fn namer() -> Namer {
+        let guard = Guard::new(std::path::Path::new("/nowhere"), Arc::default());
+        let identifier = Identifier::new("h".into(), None, "weir/captured".into(), guard);
+        Namer { identifier, registry: None }
     }
 
     #[tokio::test]
     async fn every_cause_that_is_told_is_explained_and_the_others_are_none() {
-        let (identifier, lens) = (identifier(), Lens::of_names());
+        let (namer, lens) = (namer(), Lens::of_names());
         let mut told = 0;
         for cause in Counter::ALL {
-            let Some(alarm) = alarm(event(*cause, "192.0.2.7:443"), &identifier, &lens).await
+            let Some(alarm) = alarm(event(*cause, "192.0.2.7:443"), &namer, WallUs(0), &lens).await
             else {
                 continue;
             };
@@ -273,20 +292,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_becomes_an_alarm_of_its_job() {
-        let (identifier, lens) = (identifier(), Lens::of_names());
-        let one =
-            alarm(event(Counter::RefusedNetns, "192.0.2.7:443"), &identifier, &lens).await.unwrap();
+        let (namer, lens) = (namer(), Lens::of_names());
+        let one = alarm(event(Counter::RefusedNetns, "192.0.2.7:443"), &namer, WallUs(0), &lens)
+            .await
+            .unwrap();
         assert_eq!((one.kind, one.severity, one.count), ("refused_netns", Severity::Warn, 5));
         assert_eq!(&*one.process.unwrap().identity.job_id, "job-1", "its cgroup is gone");
         let to = one.destination.unwrap();
         assert_eq!((to.port, &*to.proto), (443, "tcp"));
         assert!(one.age > std::time::Duration::ZERO);
-        let none =
-            alarm(event(Counter::SocketRefusedRaw, "0.0.0.0:0"), &identifier, &lens).await.unwrap();
+        let none = alarm(event(Counter::SocketRefusedRaw, "0.0.0.0:0"), &namer, WallUs(0), &lens)
+            .await
+            .unwrap();
         assert_eq!(none.destination, None);
         let mut moved = event(Counter::ProcessMovedOut, "0.0.0.0:0");
         moved.actor = ProcessKey { tgid: 9, start_time_ns: 9 };
-        let moved = alarm(moved, &identifier, &lens).await.unwrap();
+        let moved = alarm(moved, &namer, WallUs(0), &lens).await.unwrap();
         assert_eq!(moved.detail, "moved to cgroup 6 by process 9 of uid 0");
     }
 }

@@ -32,7 +32,11 @@ async fn serve(shared: Arc<Shared>, sockets: Sockets) -> std::io::Result<()> {
         shared.recorder.clone(),
         Arc::clone(metrics),
         Arc::clone(&shared.seams.clock),
-        Askers { capture: Arc::clone(&shared.seams.capture), identifier: identifier(&shared) },
+        Askers {
+            capture: Arc::clone(&shared.seams.capture),
+            identifier: identifier(&shared),
+            registry: shared.vouched(),
+        },
     );
     let tasks = Tasks::new(Arc::clone(metrics));
     let spawn = tasks.clone();

@@ -9,13 +9,16 @@
 //! by cgroup or session, so that an orphan does not become the next job's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio_util::sync::CancellationToken;
 
+use super::Identity;
 use super::bound::{Bound, End, State};
 use super::standing::{PENDING, Standing};
 use super::who::Who;
+use crate::capture::Process;
 use crate::capture::anchors::{AnchorId, AnchorSource, Membership};
 use crate::capture::session::Login;
 use crate::clock::WallUs;
@@ -276,6 +279,24 @@ impl Registry {
             return Standing::of_person(self.person(&session()));
         }
         Standing::unidentified()
+    }
+
+    /// A process as it acts now: for whom somebody vouches, or else for its user. Unlike connections, it
+    /// does not wait for the token of a job that has just begun.
+    pub async fn acting(
+        &self,
+        process: &Process,
+        identity: Rc<Identity>,
+        now: WallUs,
+    ) -> Rc<Identity> {
+        if let Some(member) = process.anchor {
+            self.await_job(member.id).await;
+        }
+        let session = || identity.session(process.uid);
+        let standing = self.look_up(process.anchor, identity.container_of(), session);
+        standing
+            .who(now)
+            .map_or_else(|| Rc::clone(&identity), |who| identity.acting_for(who).into())
     }
 
     /// Takes an identity back: by what it is called, by its subject, or by its anchor's number.

@@ -13,9 +13,14 @@ use crate::https::{exchange, host_entry};
 impl World {
     /// `docker WORDS` of a captured job, at the proxy.
     fn of_job(&self, job: &str, words: &[&str]) -> Command {
+        self.command_of(job, &[&["docker"], words].concat())
+    }
+
+    /// A command of a captured job that finds the proxy.
+    pub(crate) fn command_of(&self, job: &str, words: &[&str]) -> Command {
         let host = format!("DOCKER_HOST=unix://{}", self.site.show("proxy.sock"));
         let config = format!("DOCKER_CONFIG={}", self.docker.path("job").display());
-        let start = ["env", &host, &config, "DOCKER_BUILDKIT=0", "docker"];
+        let start = ["env", &host, &config, "DOCKER_BUILDKIT=0"];
         self.site.captured(job, &[&start, words].concat())
     }
 

@@ -11,7 +11,11 @@
     reason = "a test fails by panicking, with a place"
 )]
 
+mod beyond;
 mod enforced;
+mod provider;
 mod separate;
+mod sessions;
+mod stolen;
 mod survive;
 mod world;

@@ -32,6 +32,11 @@ pub(crate) struct World {
 impl World {
     /// `identity` are lines of the table `[identity]`.
     pub(crate) fn up(identity: &str) -> Self {
+        Self::up_with(identity, |_| {})
+    }
+
+    /// The same, with changes of the configuration before anything runs.
+    pub(crate) fn up_with(identity: &str, change: impl FnOnce(&Site)) -> Self {
         let idp = Idp::start();
         let config = format!(
             "[identity]\nrunners = [\"{RUNNER}\"]\n{identity}\n[[identity.issuer]]\nname = \"gh\"\n\
@@ -44,6 +49,7 @@ impl World {
         let mut site = Site::new("");
         let state = format!("[identity]\nstate_dir = {:?}\n", site.path("identity"));
         site.configure("weir.toml", &config.replacen("[identity]\n", &state, 1));
+        change(&site);
         site.start();
         // Its own directory is root's alone.
         std::fs::copy(weir_tests::appliance::binary(), site.path("weir")).unwrap();

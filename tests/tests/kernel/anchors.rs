@@ -322,6 +322,54 @@ fn a_reused_number_inherits_nothing() {
 }
 
 #[test]
+fn what_nobody_saw_exit_is_swept_and_who_lives_is_not() {
+    let world = World::new("sweep", LOOPBACK);
+    let mut anchors = Anchors::open(&world.places.pin_dir).unwrap();
+    let mut tree = Tree::start(&world, &["older", "198.18.1.1:1000"]);
+    let anchor = anchors.begin(tree.pid()).unwrap();
+    assert_eq!(anchor.walk.found, 2);
+    let living = entries(&world);
+    assert_eq!(living.len(), 3);
+    // As if the program had been skipped at their exits: a number that is free, one that is another
+    // process's now, and one of a process that has exited but was not waited for.
+    let mut other = Tree::start(&world, &["child", "198.18.1.2:1000"]);
+    let mut zombie = std::process::Command::new("true").spawn().unwrap();
+    crate::world::wait_until("it has exited", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", zombie.id())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('Z')
+    });
+    let started = |pid: u32| start_ticks(pid) * 10_000_000;
+    let mut map = open(&world);
+    for (pid, start_time_ns) in [
+        (u32::MAX >> 2, anchor.started_ns),
+        (other.pid(), started(other.pid()) - 10_000_000),
+        (zombie.id(), started(zombie.id())),
+    ] {
+        let entry =
+            AnchorEntry { anchor_id: anchor.id.0, start_time_ns, start_span_ns: 0, flags: 0 };
+        map.insert(pid, entry, 0).unwrap();
+    }
+    assert_eq!(entries(&world).len(), 6);
+    anchors.sweep().unwrap();
+    assert_eq!(entries(&world), living);
+    zombie.wait().unwrap();
+    other.go();
+    assert_eq!(accept(&world, 1).pop_first().unwrap().1.1, None);
+    tree.go();
+    for (to, (_, who)) in accept(&world, 2) {
+        assert_eq!(who.map(|who| (who.id, who.is_ended)), Some((anchor.id, false)), "{to}");
+    }
+    other.done();
+    tree.done();
+    other.finish();
+    tree.finish();
+    // The kernel sees to the others itself; an anchor that has ended is nothing to sweep.
+    crate::world::wait_until("no process is anchored", || entries(&world).is_empty());
+    anchors.sweep().unwrap();
+    assert!(anchor.has_ended());
+}
+
+#[test]
 fn a_full_map_leaves_processes_without_anchor_and_says_so() {
     let world = World::new("full", LOOPBACK);
     let mut anchors = Anchors::open(&world.places.pin_dir).unwrap();
