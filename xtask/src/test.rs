@@ -41,7 +41,7 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
         sh::step("docs --check", || docs::run(true))?;
         sh::step("tests without privileges", || {
             programs()?;
-            sh::run(&mut sh::cargo(&["test", "--workspace", "--quiet"]))
+            sh::run(&mut sh::cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]))
         })?;
     }
     match suite {
@@ -75,7 +75,8 @@ const PRIVILEGED: [&str; 6] = ["kernel", "bypass", "store", "appliance", "contai
 /// things.
 fn privileged(only: &[&str], shown: bool) -> Result<()> {
     programs()?;
-    let mut command = sh::cargo(&["test", "-p", "weir-tests", "--features", "privileged"]);
+    let base = ["test", "-p", "weir-tests", "--features", "privileged", "--no-fail-fast"];
+    let mut command = sh::cargo(&base);
     command.args(only.iter().flat_map(|name| ["--test", name]));
     command.args(["--", "--test-threads=1"]);
     if shown {
