@@ -142,11 +142,15 @@ mod tests {
         let (first, second) = (event("it is q9W8e7R6"), event("t5Z4u3I2o1P0, yes"));
         let text = recorded(&format!("{first}{second}"), true);
         assert!(!text.contains("q9W8e7R6") && !text.contains("t5Z4u3I2o1P0"), "{text}");
-        assert!(text.contains("[masked:env:DEPLOY_TOKEN], yes"), "{text}");
+        // What is held at the end has an event of its own.
+        assert!(text.contains("[masked:env:DEPLOY_TOKEN], ") && text.contains("yes"), "{text}");
         // Broken off within the secret.
         let text = recorded(&first, false);
         assert!(text.contains("it is ") && !text.contains("q9W8e7R6"), "{text}");
-        let clean = [event("nothing"), event(" here")].concat();
-        assert_eq!(recorded(&clean, true), clean);
+        // Text may move to a later event, but none is lost.
+        let clean = recorded(&[event("nothing"), event(" here")].concat(), true);
+        let texts =
+            clean.split("\"content\":\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        assert_eq!(texts.collect::<String>(), "nothing here", "{clean}");
     }
 }
