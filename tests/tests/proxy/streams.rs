@@ -105,7 +105,8 @@ async fn a_client_that_goes_away_ends_the_stream_on_both_sides() {
         let mut connection = gateway.https(&[alpn]).await.unwrap();
         let response = connection.request("GET", NAME, "/events", empty()).await.unwrap();
         let mut body = response.into_body();
-        feed.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        // Where a body breaks off, a word could be the beginning of a secret; this cannot.
+        feed.send(Bytes::from_static(b"data: !\n\n")).await.unwrap();
         body.frame().await.unwrap().unwrap();
         drop((body, connection));
         tokio::time::timeout(PATIENCE, feed.closed()).await.expect("upstream is told");
@@ -116,7 +117,7 @@ async fn a_client_that_goes_away_ends_the_stream_on_both_sides() {
         assert_eq!((row.text("outcome"), row.text("fault")), ("client_closed", "downstream"));
         assert_eq!((row.number("status"), row.number("resp_bytes")), (200, 9));
         assert_eq!(row.text("resp_sha256"), "0".repeat(64), "no digest of a body that did not end");
-        assert_eq!(recorded.body(row, "response"), "data: 1\n\n");
+        assert_eq!(recorded.body(row, "response"), "data: !\n\n");
     }
 }
 
